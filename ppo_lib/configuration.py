@@ -1,0 +1,248 @@
+"""Configurations: plain dataclasses whose fields say what they mean and which values they take.
+
+    @dataclass(frozen=True)
+    class PPOConfig:
+        epsilon: float = option(0.2, help="clip width of the ratio", above=0.0)
+
+    config = read_config(PPOConfig, load_yaml("ppo.yaml"), where="ppo.yaml")
+
+A field is a ``str``, ``int``, ``float`` or ``bool``, or one of these ``| None``. Everything else is refused with one
+sentence that names the key, the value and the range.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml  # type: ignore[import-untyped]
+
+T = TypeVar("T")
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one sentence for the person who wrote it."""
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """A dataclass field with its meaning and its range.
+
+    Args:
+        default: the value when the key is not given.
+        help: what the field means, with its unit.
+        minimum, maximum: inclusive bounds of a number.
+        above: exclusive lower bound of a number.
+        choices: the only values allowed.
+
+    Returns:
+        A :func:`dataclasses.field` carrying the range as metadata.
+    """
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+def describe_range(field: "dataclasses.Field[Any]", kind: type) -> str:
+    """The values a field takes, in words: ``a number above 0 and at most 1``."""
+    limits = field.metadata
+    if limits.get("choices"):
+        return "one of " + ", ".join(map(str, limits["choices"]))
+    bounds = []
+    if limits.get("above") is not None:
+        bounds.append(f"above {limits['above']:g}")
+    if limits.get("minimum") is not None:
+        bounds.append(f"at least {limits['minimum']:g}")
+    if limits.get("maximum") is not None:
+        bounds.append(f"at most {limits['maximum']:g}")
+    return WORDS[kind] + (" " + " and ".join(bounds) if bounds else "")
+
+
+def convert(value: Any, field: "dataclasses.Field[Any]", annotation: Any, where: str) -> Any:
+    """``value`` as the field wants it.
+
+    Raises:
+        ConfigError: another type, or outside the field's range.
+    """
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
+    optional = types.NoneType in typing.get_args(annotation)
+    kind = kinds[0] if kinds[0] in WORDS else str
+    if value is None and optional:
+        return None
+    result = cast(value, kind)
+    if result is None or not in_range(result, field):
+        wanted = describe_range(field, kind) + (", or null" if optional else "")
+        raise ConfigError(f"{where}: {field.name} is {value!r}, but must be {wanted}")
+    return result
+
+
+def cast(value: Any, kind: type) -> Any:
+    """``value`` as ``kind`` when nothing is lost or guessed, else None."""
+    if kind is float:
+        # YAML 1.1 reads 1e-4 (no dot) as text; people mean the number.
+        if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return float(value)
+    if kind is int and isinstance(value, bool):
+        return None
+    return value if isinstance(value, kind) else None
+
+
+def in_range(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    """True where ``value`` lies within the bounds and the choices of the field."""
+    limits = field.metadata
+    choices, above = limits.get("choices"), limits.get("above")
+    minimum, maximum = limits.get("minimum"), limits.get("maximum")
+    return (
+        (choices is None or value in choices)
+        and (above is None or value > above)
+        and (minimum is None or value >= minimum)
+        and (maximum is None or value <= maximum)
+    )
+
+
+def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
+    """An instance of the dataclass ``cls`` from keys and values; keys not given keep their defaults.
+
+    Args:
+        cls: a dataclass whose fields were made with :func:`option`.
+        mapping: keys and values, as YAML gives them; None is an empty mapping.
+        where: the place to name in errors, such as a file or a section.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a value outside its range; also when ``__post_init__`` of
+            ``cls`` raises ValueError.
+    """
+    mapping = {} if mapping is None else mapping
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where}: holds {mapping!r}, but must hold keys and values")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in mapping.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {key!r} (value {value!r}); {suggestion(str(key), fields)}")
+        values[key] = convert(value, fields[key], hints[key], where)
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def check_config(config: Any, where: str | None = None) -> None:
+    """Check every field of a configuration made in Python; meant for the ``__post_init__`` of a config class.
+
+    Raises:
+        ConfigError: a wrong type, or a value outside its range.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        convert(getattr(config, field.name), field, hints[field.name], where or type(config).__name__)
+
+
+def suggestion(key: str, known: Iterable[str]) -> str:
+    """``did you mean 'beta'?`` when a known key is close, else the list of known keys."""
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else "known keys: " + ", ".join(known)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The configuration as plain keys and values, in the order of its fields: the inverse of :func:`read_config`."""
+    return dataclasses.asdict(config)
+
+
+class UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML's safe loader, but a key given twice is an error instead of the last one winning unseen."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (str, int, float)) and key in seen:
+                raise yaml.YAMLError(f"key {key!r} is given twice")
+            seen.add(key if isinstance(key, (str, int, float)) else id(key_node))
+        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, read safely.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {reason}") from error
+    return parse_yaml(text, where=path.name)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """The keys and values of YAML text; errors as for :func:`load_yaml`."""
+    try:
+        # A subclass of SafeLoader: it builds plain values only.
+        content = yaml.load(text, Loader=UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{where}: must hold keys and values, such as 'seed: 1', but holds {content!r}")
+    return content
+
+
+def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``mapping`` with ``key=value`` settings put in; ``section.key=value`` reaches into a section.
+
+    Raises:
+        ConfigError: a setting without ``=`` or key, or one that reaches into something that is not a section.
+    """
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *sections, key = path.strip().split(".")
+        if not equals or not key or not all(sections):
+            raise ConfigError(f"--set {setting!r}: must be key=value, such as beta=0.1")
+        target: Any = result
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {setting!r}: {section!r} is not a section")
+        try:
+            target[key] = yaml.load(text, Loader=UniqueKeyLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting!r}: the value is not valid YAML") from error
+    return result
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """The sections ``sft``, ``reward`` and ``ppo`` of a recipe that comes with the package.
+
+    Raises:
+        ConfigError: no such recipe.
+    """
+    folder = Path(__file__).parent / "recipes"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"no recipe {name!r}; known recipes: {', '.join(known)}")
+    return load_yaml(folder / f"{name}.yaml")
