@@ -1,0 +1,138 @@
+"""Sampling responses.
+
+The loop is short because PPO needs little: sample from the policy's own distribution, at a temperature, until every
+response has ended. What other samplers offer beyond that (top-k, top-p, a minimum length) samples from a *different*
+distribution than the one whose log-probs PPO compares, and is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppo_lib.backbone import Backbone
+from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
+
+_OTHER_DISTRIBUTIONS = "top_k top_p min_p typical_p min_length min_new_tokens repetition_penalty num_beams".split()
+REFUSED_SAMPLING = {
+    key: f"{key} samples from another distribution than the log-probs score, so the ratio of the first step would "
+    "not be 1 and the KL could come out negative; leave it out and use temperature"
+    for key in _OTHER_DISTRIBUTIONS
+}
+
+
+@dataclass
+class Sampled:
+    """What :func:`sample` returns.
+
+    Attributes:
+        batch: prompts and responses with explicit lengths.
+        finished: ``(B,)`` boolean: the response ended with an EOS, instead of being cut off by the budget.
+    """
+
+    batch: TokenBatch
+    finished: Tensor
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    adapter: str | None = "policy",
+    generator: torch.Generator | None = None,
+    **refused: object,
+) -> Sampled:
+    """Sample one response for each prompt.
+
+    Args:
+        backbone: the model.
+        prompts: token ids, from :func:`ppo_lib.tokens.encode_prompts`.
+        max_new_tokens: budget; a response that does not end within it is truncated.
+        temperature: above 0 to sample; 0 takes the likeliest token.
+        adapter: the role that speaks: ``"policy"``, or ``None`` for the reference.
+        generator: source of randomness, on the backbone's device.
+
+    Returns:
+        :class:`Sampled`, whose response width is the longest response's length.
+
+    Raises:
+        ValueError: a budget below 1, a negative temperature, prompt and budget beyond the model's context, or a
+            sampling option that the log-probs do not score.
+    """
+    for option in refused:
+        raise ValueError(REFUSED_SAMPLING.get(option, f"{option!r} is not an option of sample"))
+    if max_new_tokens < 1 or not temperature >= 0:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens} and temperature {temperature}; they must be at least 1 and at least 0"
+        )
+    rows, width = len(prompts), max(map(len, prompts))
+    if backbone.context_length is not None and width + max_new_tokens > backbone.context_length:
+        raise ValueError(
+            f"the longest prompt has {width} tokens and max_new_tokens is {max_new_tokens}, but the model's context is "
+            f"{backbone.context_length}; shorten one of them"
+        )
+    device = backbone.device
+    eos = torch.tensor(backbone.eos_token_ids, device=device)
+    sequences = torch.full((rows, width + max_new_tokens), backbone.pad_token_id, device=device)
+    for row, ids in zip(sequences, prompts, strict=True):
+        row[width - len(ids) : width] = torch.tensor(ids, device=device)
+    prompt_lengths = torch.tensor([len(ids) for ids in prompts], device=device)
+    attention = torch.arange(width + max_new_tokens, device=device) >= (width - prompt_lengths).unsqueeze(1)
+    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
+
+    finished = torch.zeros(rows, dtype=torch.bool, device=device)
+    lengths = torch.zeros(rows, dtype=torch.long, device=device)
+    cache, start, end = None, 0, width
+    with backbone.adapter(adapter):
+        for _ in range(max_new_tokens):
+            output = backbone.body(
+                input_ids=sequences[:, start:end],
+                attention_mask=attention[:, :end].long(),
+                position_ids=positions[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = output.past_key_values
+            logits = backbone.logits(output.last_hidden_state[:, -1])  # (B, V)
+            if temperature > 0:
+                probabilities = torch.softmax(logits / temperature, dim=-1)
+                tokens = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+            else:
+                tokens = logits.argmax(dim=-1)
+            sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
+            lengths += ~finished
+            finished |= torch.isin(tokens, eos)
+            start, end = end, end + 1
+            if bool(finished.all()):
+                break
+    return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
+
+
+def generate_text(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    adapter: str | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Answer prompts given as text, greedily unless a temperature is set.
+
+    Args:
+        backbone: the model.
+        prompts: texts.
+        max_new_tokens: budget per answer.
+        temperature: 0 for the likeliest token at each step.
+        adapter: ``"policy"`` for the trained actor, ``None`` for the plain backbone.
+        seed: of the sampling.
+
+    Raises:
+        ValueError: as :func:`sample` and :func:`ppo_lib.tokens.encode_prompts`.
+    """
+    generator = torch.Generator(backbone.device).manual_seed(seed)
+    ids = encode_prompts(backbone.tokenizer, prompts)
+    sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
+    return decode_responses(backbone.tokenizer, sampled.batch)
