@@ -1,0 +1,75 @@
+# make book   builds the book and prints where to open it;  make test   proves everything.
+# Every target does the set-up it needs. Set PYTHON to choose the interpreter of the first set-up,
+# VENV to use another virtual environment, and ARGS to hand options on (see each target).
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+HTML := _build/html
+PORT ?= 8000
+
+# One thread setting for the whole project (see CONTRIBUTING.md), and nothing asked of any network.
+export OMP_NUM_THREADS ?= 2
+export BOOK_STATIC ?= 1
+export TQDM_DISABLE ?=
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup html book serve test check execute align bench clean
+
+help:
+	@echo "make book     build the book and print the address to open"
+	@echo "make test     run every test, every notebook and the strict book build"
+	@echo "make check    the fast part of the tests: lint, types, quick tests"
+	@echo "make serve    serve the built book on http://localhost:$(PORT)"
+	@echo "make execute  run the notebooks again and store their outputs   (ARGS=chapters/01_sft.ipynb)"
+	@echo "make align    the three stages on the pocket model              (ARGS='--out runs/mine')"
+	@echo "make bench    the benchmarks"
+	@echo "make clean    remove what was built; keeps $(VENV)"
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# Strict: a warning is an error, and all of them are shown before the build stops.
+html: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . -W --keep-going
+
+book: html
+	@echo
+	@echo "The book is built: $(HTML)/index.html"
+	@echo "Open this address: file://$(abspath $(HTML))/index.html   (or: make serve)"
+
+serve: html
+	@echo "Serving the book on http://localhost:$(PORT) (Ctrl-C stops)"
+	$(BIN)/python -m http.server $(PORT) --directory $(HTML) --bind localhost
+
+test: html
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests chapters \
+	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120 \
+	  --cov --cov-report=term $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests -q -x -m "not slow and not browser" $(ARGS)
+
+execute: $(READY)
+	$(BIN)/python scripts/execute_notebooks.py $(ARGS)
+
+align: $(READY)
+	$(BIN)/python -m ppo_lib align --recipe pocket $(if $(ARGS),$(ARGS),--out runs/pocket --resume)
+
+bench: $(READY)
+	set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+clean:
+	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
