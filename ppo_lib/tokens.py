@@ -177,3 +177,9 @@ def decode_responses(tokenizer, batch: TokenBatch) -> list[str]:
     """The text of each response: its counted tokens, special tokens such as the EOS left out."""
     rows = [row[:n].tolist() for row, n in zip(batch.responses, batch.response_lengths.tolist(), strict=True)]
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
+
+
+def decode_prompts(tokenizer, batch: TokenBatch) -> list[str]:
+    """The text of each prompt, special tokens left out."""
+    rows = zip(batch.sequences[:, : batch.prompt_width], batch.prompt_lengths.tolist(), strict=True)
+    return [tokenizer.decode(row[len(row) - n :].tolist(), skip_special_tokens=True) for row, n in rows]

@@ -1,0 +1,132 @@
+"""Stage two: a reward model from comparisons, by Bradley-Terry.
+
+Labelers only say which of two responses they prefer. The reward model is the scalar that explains those choices best:
+``P(chosen preferred) = sigma(r_chosen - r_rejected)``. It learns whatever moves the labelers, their biases included.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ppo_lib.configuration import option
+from ppo_lib.losses import bradley_terry_loss
+from ppo_lib.models import RewardModel
+from ppo_lib.tokens import encode_pairs
+from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
+
+Pair = tuple[str, str, str]  # prompt, chosen, rejected
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Knobs of reward-model training."""
+
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
+    data: str = option("pocket", help="comparisons: pocket, or a JSONL file of {prompt, chosen, rejected}")
+    epochs: int = option(1, minimum=1, help="passes over the pairs; reward models overfit early")
+    batch: int = option(64, minimum=1, help="pairs per optimizer step")
+    microbatch: int = option(64, minimum=1, help="pairs per forward pass; less memory, same result")
+    learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
+    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
+    lora_rank: int = option(8, minimum=1, help="rank of the reward adapter")
+    max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
+    seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
+    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
+    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
+
+
+def pairs_from_ranking(prompt: str, ranked: Sequence[str]) -> list[Pair]:
+    """All ordered pairs of a ranking, best first: four responses give six pairs.
+
+    Args:
+        prompt: what was answered.
+        ranked: responses, the best one first.
+
+    Returns:
+        ``(prompt, chosen, rejected)`` for every pair.
+    """
+    return [(prompt, ranked[i], ranked[j]) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
+
+
+class RewardTrainer:
+    """Trains a reward model on comparisons, one optimizer step per iteration.
+
+    Args:
+        config: the knobs.
+        model: trained in place.
+        pairs: ``(prompt, chosen, rejected)``.
+
+    Raises:
+        ValueError: no pairs, or one that does not fit.
+    """
+
+    def __init__(self, config: RewardConfig, model: RewardModel, pairs: Sequence[Pair]) -> None:
+        self.config, self.model, self.pairs = config, model, list(pairs)
+        self.order = Order(len(self.pairs), config.seed)
+        self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm)
+        self.iteration = 0
+        self.iterations = config.epochs * max(1, len(self.pairs) // config.batch)
+
+    def score_pairs(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+        """Raw scores ``(N,)`` of the chosen and of the rejected responses, in one forward pass."""
+        backbone = self.model.backbone
+        prompts, chosen, rejected = zip(*pairs, strict=True)
+        batch = encode_pairs(
+            backbone.tokenizer,
+            prompts + prompts,
+            chosen + rejected,
+            backbone.eos_token_ids[0],
+            backbone.pad_token_id,
+            self.config.max_length or backbone.context_length,
+        )
+        scores = self.model(batch.to(backbone.device))
+        return scores[: len(pairs)], scores[len(pairs) :]
+
+    def step(self) -> Metrics:
+        start = time.perf_counter()
+        rows = [self.pairs[i] for i in self.order.draw(self.config.batch)]
+        loss_sum, correct = 0.0, 0
+        for i in range(0, len(rows), self.config.microbatch):
+            piece = rows[i : i + self.config.microbatch]
+            chosen, rejected = self.score_pairs(piece)
+            loss = bradley_terry_loss(chosen, rejected) * len(piece)
+            (loss / len(rows)).backward()
+            loss_sum, correct = loss_sum + float(loss.detach()), correct + int((chosen > rejected).sum())
+        rate = warmup_then_decay(self.iteration, self.iterations)
+        norm = self.optimizer.step(rate)
+        self.iteration += 1
+        return {
+            "iteration": self.iteration,
+            "loss": loss_sum / len(rows),
+            "accuracy": correct / len(rows),
+            "grad_norm": norm,
+            "learning_rate": self.config.learning_rate * rate,
+            "pairs_per_second": len(rows) / (time.perf_counter() - start),
+            "peak_memory_bytes": peak_memory_bytes(self.model.backbone.device),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, pairs: Sequence[Pair]) -> Metrics:
+        """Loss (nats per pair) and accuracy on pairs that were not trained on."""
+        scores = [self.score_pairs(pairs[i : i + 256]) for i in range(0, len(pairs), 256)]
+        chosen, rejected = (torch.cat(column) for column in zip(*scores, strict=True))
+        accuracy = float((chosen > rejected).double().mean())
+        return {"loss": float(bradley_terry_loss(chosen, rejected)), "accuracy": accuracy}
+
+    def samples(self) -> list[dict[str, object]]:
+        return []
+
+    def state(self) -> State:
+        return {**self.optimizer.state(), **self.order.state()}, {"iteration": self.iteration}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+        self.optimizer.load_state(tensors)
+        self.order.load_state(tensors)
+        self.iteration = int(values["iteration"])  # type: ignore[call-overload]
+
+    def save(self, folder: str | Path) -> None:
+        self.model.save_pretrained(folder)

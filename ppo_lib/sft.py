@@ -1,0 +1,132 @@
+"""Stage one: supervised fine-tuning on demonstrations.
+
+The model is shown prompts with a person's response and learns to write such responses: next-token cross-entropy on
+the response's tokens, and on those alone. What it learns is imitation, mistakes included.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ppo_lib.backbone import Backbone
+from ppo_lib.configuration import option
+from ppo_lib.masking import masked_mean
+from ppo_lib.tokens import encode_pairs
+from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Knobs of supervised fine-tuning."""
+
+    model: str = option("pocket:base", help="the base model: pocket:base, a folder in hub format, or a hub id")
+    data: str = option("pocket", help="demonstrations: pocket, or a JSONL file of {prompt, response}")
+    epochs: int = option(2, minimum=1, help="passes over the demonstrations")
+    batch: int = option(64, minimum=1, help="demonstrations per optimizer step")
+    microbatch: int = option(64, minimum=1, help="demonstrations per forward pass; less memory, same result")
+    learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
+    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
+    lora_rank: int = option(0, minimum=0, help="rank of an adapter that is merged at the end; 0 trains all weights")
+    max_length: int | None = option(None, minimum=2, help="refuse demonstrations of more tokens than this")
+    seed: int = option(0, minimum=0, help="of the order of the data")
+    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
+    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the weights")
+
+
+class SFTTrainer:
+    """Fine-tunes a backbone on demonstrations, one optimizer step per iteration.
+
+    Args:
+        config: the knobs.
+        backbone: trained in place.
+        demonstrations: pairs of prompt and response.
+
+    Raises:
+        ValueError: no demonstrations, or one that does not fit.
+    """
+
+    def __init__(self, config: SFTConfig, backbone: Backbone, demonstrations: Sequence[tuple[str, str]]) -> None:
+        self.config, self.backbone = config, backbone
+        self.demonstrations = list(demonstrations)
+        self.order = Order(len(self.demonstrations), config.seed)
+        if config.lora_rank:
+            backbone.add_adapter("policy", config.lora_rank, seed=config.seed)
+            parameters = backbone.adapter_parameters("policy")
+        else:
+            parameters = list(backbone.causal_lm.parameters())
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm)
+        self.iteration = 0
+        self.iterations = config.epochs * max(1, len(self.demonstrations) // config.batch)
+
+    def loss(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[Tensor, int]:
+        """Cross-entropy of the responses in nats per token, and the number of tokens it is a mean over.
+
+        Equal to :func:`ppo_lib.losses.sft_loss` on the logits of the whole sequence, without holding them.
+        """
+        backbone = self.backbone
+        batch = encode_pairs(
+            backbone.tokenizer,
+            prompts,
+            responses,
+            backbone.eos_token_ids[0],
+            backbone.pad_token_id,
+            self.config.max_length or backbone.context_length,
+        ).to(backbone.device)
+        hidden = backbone.hidden_states(batch, "policy" if self.config.lora_rank else None)
+        states = hidden[:, batch.prompt_width - 1 : -1]  # the state before each response token
+        logprobs, _ = backbone.token_logprobs(states, batch.responses, batch.mask)
+        return -masked_mean(logprobs, batch.mask), int(batch.response_lengths.sum())
+
+    def step(self) -> Metrics:
+        start = time.perf_counter()
+        rows = [self.demonstrations[i] for i in self.order.draw(self.config.batch)]
+        size = self.config.microbatch
+        pieces = [tuple(zip(*rows[i : i + size], strict=True)) for i in range(0, len(rows), size)]
+        total, tokens = 0.0, 0
+        for prompts, responses in pieces:
+            loss, count = self.loss(prompts, responses)
+            (loss * count).backward()  # summed here, divided by the whole step's token count below
+            total, tokens = total + float(loss.detach()) * count, tokens + count
+        for parameter in self.optimizer.parameters:
+            if parameter.grad is not None:
+                parameter.grad /= tokens
+        rate = warmup_then_decay(self.iteration, self.iterations)
+        norm = self.optimizer.step(rate)
+        self.iteration += 1
+        return {
+            "iteration": self.iteration,
+            "loss": total / tokens,
+            "grad_norm": norm,
+            "learning_rate": self.config.learning_rate * rate,
+            "tokens_per_second": tokens / (time.perf_counter() - start),
+            "peak_memory_bytes": peak_memory_bytes(self.backbone.device),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, demonstrations: Sequence[tuple[str, str]]) -> float:
+        """Cross-entropy in nats per token on demonstrations that were not trained on."""
+        prompts, responses = zip(*demonstrations, strict=True)
+        return float(self.loss(prompts, responses)[0])
+
+    def samples(self) -> list[dict[str, object]]:
+        return []
+
+    def state(self) -> State:
+        return {**self.optimizer.state(), **self.order.state()}, {"iteration": self.iteration}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+        self.optimizer.load_state(tensors)
+        self.order.load_state(tensors)
+        self.iteration = int(values["iteration"])  # type: ignore[call-overload]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the whole model in hub format, an adapter merged into its weights."""
+        model = self.backbone.merged("policy") if self.config.lora_rank else self.backbone.causal_lm
+        model.save_pretrained(str(folder))
+        self.backbone.tokenizer.save_pretrained(str(folder))

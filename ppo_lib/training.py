@@ -1,0 +1,154 @@
+"""What the three stages share: the optimizer and its exact state, the order of the data, gradient steps.
+
+Every trainer has the same small face, so that one driver (:func:`ppo_lib.records.drive`) runs, records and resumes
+all of them: ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()``, ``load_state()``, ``save()``.
+"""
+
+import resource
+import sys
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Metrics = dict[str, float]
+State = tuple[dict[str, Tensor], dict[str, object]]
+
+
+class Trainer(Protocol):
+    """What :func:`ppo_lib.records.drive` needs.
+
+    Attributes:
+        iteration: iterations done so far.
+        iterations: iterations in all.
+    """
+
+    iteration: int
+    iterations: int
+
+    def step(self) -> Metrics:
+        """Do one iteration and return its metrics."""
+
+    def samples(self) -> list[dict[str, object]]:
+        """A few rows worth reading from the last iteration."""
+
+    def state(self) -> State:
+        """All that the next iteration depends on: tensors by name, and plain values."""
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+        """Go back to a state; the iterations that follow are bit for bit those that would have followed."""
+
+    def save(self, folder: str) -> None:
+        """Write the finished model."""
+
+
+class Order:
+    """The order in which examples are drawn: shuffled, without replacement, and shuffled anew when used up.
+
+    Args:
+        count: number of examples.
+        seed: of the shuffling.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        if count < 1:
+            raise ValueError("there is no example to draw from; check the data file")
+        self.count = count
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue = torch.empty(0, dtype=torch.long)
+
+    def draw(self, n: int) -> list[int]:
+        """The next ``n`` indices."""
+        while len(self.queue) < n:
+            self.queue = torch.cat([self.queue, torch.randperm(self.count, generator=self.generator)])
+        drawn, self.queue = self.queue[:n], self.queue[n:]
+        return drawn.tolist()
+
+    def state(self) -> dict[str, Tensor]:
+        return {"order.queue": self.queue, "order.generator": self.generator.get_state()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.queue = tensors["order.queue"]
+        self.generator.set_state(tensors["order.generator"])
+
+
+class Optimizer:
+    """AdamW with gradient clipping, over named groups of parameters.
+
+    Args:
+        parameters: what to train.
+        learning_rate: the peak.
+        max_grad_norm: longer gradients are scaled down to this length.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, max_grad_norm: float) -> None:
+        self.parameters = list(parameters)
+        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
+        self.adam = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
+
+    def step(self, scale: float = 1.0) -> float:
+        """Clip the gradients, take one step at ``scale`` times the learning rate, and clear them.
+
+        Returns:
+            The gradient norm before clipping.
+        """
+        for group in self.adam.param_groups:
+            group["lr"] = self.learning_rate * scale
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.adam.step()
+        self.adam.zero_grad()
+        return float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and Adam's moments, as tensors by name (nothing is pickled)."""
+        tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters)}
+        for i, moments in self.adam.state_dict()["state"].items():
+            tensors.update({f"adam.{i}.{key}": torch.as_tensor(value) for key, value in moments.items()})
+        return tensors
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave.
+
+        Raises:
+            ValueError: the state of another model.
+        """
+        saved = [tensors[f"parameter.{i}"] for i in range(sum(key.startswith("parameter.") for key in tensors))]
+        if [p.shape for p in saved] != [p.shape for p in self.parameters]:
+            raise ValueError("the checkpoint holds other parameters than this model trains; was the config changed?")
+        for parameter, value in zip(self.parameters, saved, strict=True):
+            parameter.copy_(value)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, i, name = key.split(".")
+                moments.setdefault(int(i), {})[name] = value
+        self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
+
+
+def warmup_then_decay(iteration: int, iterations: int, warmup: float = 0.05) -> float:
+    """Learning-rate factor that rises over the first 5 % of the iterations and then falls to zero in a line."""
+    rise = max(1.0, warmup * iterations)
+    return min((iteration + 1) / rise, (iterations - iteration) / max(1.0, iterations - rise))
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """``1 - Var(returns - values) / Var(returns)`` over counted tokens: 1 a perfect critic, 0 a constant one."""
+    keep = mask.bool()
+    total = returns[keep].var(correction=0)
+    return float(1 - (returns - values)[keep].var(correction=0) / total) if float(total) > 0 else float("nan")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, so that a clock read afterwards has measured the work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
