@@ -6,8 +6,8 @@
 
     config = read_config(PPOConfig, load_yaml("ppo.yaml"), where="ppo.yaml")
 
-A field is a ``str``, ``int``, ``float`` or ``bool``, or one of these ``| None``. Everything else is refused with one
-sentence that names the key, the value and the range.
+A field is a ``str``, ``int``, ``float`` or ``bool``, or one of these ``| None``. Everything
+else is refused with one sentence that names the key, the value and the range.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one sentence for the person who wrote it."""
+    """A configuration that cannot be used; the message is one sentence for its writer."""
 
 
 def option(
@@ -78,7 +78,9 @@ def convert(value: Any, field: "dataclasses.Field[Any]", annotation: Any, where:
     Raises:
         ConfigError: another type, or outside the field's range.
     """
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [
+        annotation
+    ]
     optional = types.NoneType in typing.get_args(annotation)
     kind = kinds[0] if kinds[0] in WORDS else str
     if value is None and optional:
@@ -96,7 +98,11 @@ def cast(value: Any, kind: type) -> Any:
         # YAML 1.1 reads 1e-4 (no dot) as text; people mean the number.
         if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
             value = float(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             return None
         return float(value)
     if kind is int and isinstance(value, bool):
@@ -118,7 +124,7 @@ def in_range(value: Any, field: "dataclasses.Field[Any]") -> bool:
 
 
 def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
-    """An instance of the dataclass ``cls`` from keys and values; keys not given keep their defaults.
+    """An instance of the dataclass ``cls`` from keys and values; other keys keep their defaults.
 
     Args:
         cls: a dataclass whose fields were made with :func:`option`.
@@ -126,8 +132,8 @@ def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "c
         where: the place to name in errors, such as a file or a section.
 
     Raises:
-        ConfigError: an unknown key, a wrong type, or a value outside its range; also when ``__post_init__`` of
-            ``cls`` raises ValueError.
+        ConfigError: an unknown key, a wrong type, or a value outside its range; also when
+            ``__post_init__`` of ``cls`` raises ValueError.
     """
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, Mapping):
@@ -137,7 +143,9 @@ def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "c
     values = {}
     for key, value in mapping.items():
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r} (value {value!r}); {suggestion(str(key), fields)}")
+            raise ConfigError(
+                f"{where}: unknown key {key!r} (value {value!r}); {suggestion(str(key), fields)}"
+            )
         values[key] = convert(value, fields[key], hints[key], where)
     try:
         return cls(**values)
@@ -148,14 +156,16 @@ def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "c
 
 
 def check_config(config: Any, where: str | None = None) -> None:
-    """Check every field of a configuration made in Python; meant for the ``__post_init__`` of a config class.
+    """Check every field of a configuration made in Python, say from ``__post_init__``.
 
     Raises:
         ConfigError: a wrong type, or a value outside its range.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        convert(getattr(config, field.name), field, hints[field.name], where or type(config).__name__)
+        convert(
+            getattr(config, field.name), field, hints[field.name], where or type(config).__name__
+        )
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
@@ -165,21 +175,28 @@ def suggestion(key: str, known: Iterable[str]) -> str:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """The configuration as plain keys and values, in the order of its fields: the inverse of :func:`read_config`."""
+    """The configuration as plain keys and values: the inverse of :func:`read_config`."""
     return dataclasses.asdict(config)
 
 
-class UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML's safe loader, but a key given twice is an error instead of the last one winning unseen."""
+def load_plain(text: str) -> Any:
+    """YAML as plain values, read safely; a key given twice is an error, not a silent last word.
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int, float)) and key in seen:
-                raise yaml.YAMLError(f"key {key!r} is given twice")
-            seen.add(key if isinstance(key, (str, int, float)) else id(key_node))
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+    Raises:
+        yaml.YAMLError: not YAML, a tag that asks for an object, or a key given twice.
+    """
+    nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            for key in keys:
+                if isinstance(key, str) and keys.count(key) > 1:
+                    raise yaml.YAMLError(f"key {key!r} is given twice")
+            nodes += [value for _, value in node.value]
+    return yaml.safe_load(text)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -200,24 +217,27 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The keys and values of YAML text; errors as for :func:`load_yaml`."""
     try:
-        # A subclass of SafeLoader: it builds plain values only.
-        content = yaml.load(text, Loader=UniqueKeyLoader)
+        content = load_plain(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{where}: must hold keys and values, such as 'seed: 1', but holds {content!r}")
+        raise ConfigError(
+            f"{where}: must hold keys and values, such as 'seed: 1', but holds {content!r}"
+        )
     return content
 
 
 def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """A copy of ``mapping`` with ``key=value`` settings put in; ``section.key=value`` reaches into a section.
+    """A copy of ``mapping`` with ``key=value`` settings put in; ``section.key=value`` also.
 
     Raises:
-        ConfigError: a setting without ``=`` or key, or one that reaches into something that is not a section.
+        ConfigError: a setting without ``=`` or key, or whose section is a plain value.
     """
-    result = {key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    result = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()
+    }
     for setting in settings:
         path, equals, text = setting.partition("=")
         *sections, key = path.strip().split(".")
@@ -229,7 +249,7 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {setting!r}: {section!r} is not a section")
         try:
-            target[key] = yaml.load(text, Loader=UniqueKeyLoader)
+            target[key] = load_plain(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {setting!r}: the value is not valid YAML") from error
     return result

@@ -1,0 +1,56 @@
+"""JSON lines: one row per line, appended whole, read back even when the last line is torn."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows as JSON lines in one write, so that a reader never sees a half line."""
+    lines = [json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    if not lines:
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        content = "".join(lines).encode()
+        while content:
+            content = content[os.write(descriptor, content) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def finite(value: Any) -> Any:
+    """A copy in which NaN and infinities are None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; an absent file has none, and a torn last line is left out.
+
+    Raises:
+        ValueError: a line that is not JSON, other than an unfinished last one.
+    """
+    if not path.exists():
+        return []
+    return parse_lines(path.read_text(encoding="utf-8", errors="replace"), path.name)
+
+
+def parse_lines(text: str, name: str) -> list[dict[str, Any]]:
+    """The rows of JSON lines; errors as for :func:`read_jsonl`, naming ``name`` and the line."""
+    rows = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{name}: line {number} is not JSON: {line[:60]!r}") from error
+    return rows

@@ -1,0 +1,268 @@
+"""Run folders: what a run leaves behind, how it resumes, and how its metrics are read again.
+
+    run = RunFolder("runs/first")
+    for metrics in drive(trainer, run):
+        print(metrics["iteration"], metrics["score_mean"])
+
+A folder holds ``config.yaml``, ``metrics.jsonl`` (one whole line per iteration), ``samples.jsonl``,
+``checkpoints/``, and at the end ``model/`` and ``manifest.json``. Killed at any moment and started
+again with ``resume=True``, a run ends with the same metrics as if never killed: what was written
+after the last checkpoint is dropped, and those iterations are done again, bit for bit.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from tqdm.auto import tqdm
+
+from ppo_lib.checkpoints import (
+    TEMPORARY,
+    load_checkpoint,
+    replace_folder,
+    save_checkpoint,
+    saved_checkpoints,
+    write_atomic,
+)
+from ppo_lib.configuration import ConfigError, load_yaml, to_mapping
+from ppo_lib.jsonl import append_lines, read_jsonl
+from ppo_lib.manifests import manifest, peak_memory
+from ppo_lib.recordings import RecordedRun, list_recorded, load_recorded, save_recorded
+from ppo_lib.training import Trainer
+
+__all__ = [
+    "Interrupted",
+    "RecordedRun",
+    "RunFolder",
+    "Stage",
+    "drive",
+    "list_recorded",
+    "load_recorded",
+    "manifest",
+    "save_recorded",
+]
+
+SHOWN = ("loss", "accuracy", "score_mean", "gold_mean", "kl_k3", "eos_rate")
+
+
+class Stage(Trainer, Protocol):
+    """A trainer with its configuration: SFT, reward model and PPO all are."""
+
+    config: Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM came; the folder can be resumed.
+
+    Attributes:
+        signal: the number of the signal.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: where the run lives; nothing is written before the run begins.
+        resume: go on with what the folder holds; an absent or empty one starts afresh.
+
+    Raises:
+        ConfigError: the path is a file, or a folder that is not empty while ``resume`` is False, or
+            a folder that is not a run. It is left as it is.
+    """
+
+    def __init__(self, path: str | Path, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.seconds = 0.0  # of the sessions before this one
+        self.peak_memory = 0
+        self.started = time.monotonic()
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{str(path)!r} is a file, but a run needs a folder")
+        content = [p.name for p in self.path.glob("*") if not p.name.startswith(TEMPORARY)]
+        if content and not resume:
+            raise ConfigError(
+                f"{str(path)!r} exists and is not empty; use --resume to go on with that run, "
+                "or another folder"
+            )
+        if content and "config.yaml" not in content:
+            raise ConfigError(
+                f"{str(path)!r} holds no config.yaml, so it is not a run that can be resumed"
+            )
+
+    @property
+    def finished(self) -> bool:
+        """True once the final model and the manifest are there."""
+        return (self.path / "manifest.json").exists()
+
+    @property
+    def model(self) -> Path:
+        """Where the trained model lies once the run is finished."""
+        return self.path / "model"
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``, or, when there is one, see that it says the same.
+
+        Raises:
+            ConfigError: the folder was begun with another configuration; names the first key.
+        """
+        path = self.path / "config.yaml"
+        if not path.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False))
+            return
+        stored = load_yaml(path)
+        for key in [*config, *stored]:
+            there, here = stored.get(key, "not given"), config.get(key, "not given")
+            if there != here:
+                raise ConfigError(
+                    f"cannot resume {self.path.name!r}: it was begun with {key} {there!r}, but "
+                    f"now {key} is {here!r}; use the same value, or another folder"
+                )
+
+    def restore(self, trainer: Stage) -> None:
+        """Load the last checkpoint into the trainer and drop what was written after it."""
+        sizes: dict[str, int] = {}
+        saved = saved_checkpoints(self.path / "checkpoints")
+        if saved:
+            tensors, values = load_checkpoint(saved[-1])
+            trainer.load_state(tensors, values["trainer"])
+            sizes, self.seconds = values["sizes"], values["seconds"]
+            self.peak_memory = values["peak_memory_bytes"]
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            path, size = self.path / name, sizes.get(name, 0)
+            present = path.stat().st_size if path.exists() else 0
+            if present < size:
+                raise ConfigError(
+                    f"cannot resume {self.path.name!r}: {name} has {present} bytes, but had {size} "
+                    "when the checkpoint was written; the file was changed"
+                )
+            if present > size:
+                os.truncate(path, size)
+
+    def record(self, metrics: Mapping[str, float], samples: Iterable[Mapping[str, Any]]) -> None:
+        """Append one line of metrics, and the samples of that iteration, and push them to disk."""
+        iteration = {"iteration": metrics.get("iteration")}
+        append_lines(self.path / "samples.jsonl", [{**iteration, **row} for row in samples])
+        append_lines(self.path / "metrics.jsonl", [metrics])
+
+    def checkpoint(self, trainer: Stage) -> None:
+        """Write a checkpoint of the trainer as it stands between two iterations."""
+        tensors, values = trainer.state()
+        files = [self.path / "metrics.jsonl", self.path / "samples.jsonl"]
+        state = {
+            "trainer": values,
+            "sizes": {path.name: path.stat().st_size for path in files if path.exists()},
+            "seconds": self.elapsed(),
+            "peak_memory_bytes": max(self.peak_memory, peak_memory()),
+        }
+        save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
+
+    def finish(self, trainer: Stage) -> None:
+        """Save the final model, then the manifest, whose presence says that the run is done."""
+        temporary = self.path / f"{TEMPORARY}model"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        trainer.save(str(temporary))
+        replace_folder(temporary, self.model)
+        description = manifest(
+            to_mapping(trainer.config),
+            seconds=self.elapsed(),
+            peak_memory_bytes=max(self.peak_memory, peak_memory()),
+            iterations=trainer.iteration,
+        )
+        write_atomic(self.path / "manifest.json", json.dumps(description, indent=2) + "\n")
+
+    def elapsed(self) -> float:
+        """Seconds of this run, earlier sessions included."""
+        return self.seconds + time.monotonic() - self.started
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The metrics so far; a metric that was not finite reads as NaN."""
+        rows = read_jsonl(self.path / "metrics.jsonl")
+        return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The samples so far."""
+        return read_jsonl(self.path / "samples.jsonl")
+
+
+def drive(
+    trainer: Stage, run: RunFolder, checkpoint_every: int | None = None, progress: bool = True
+) -> Iterator[dict[str, float]]:
+    """Run the iterations that are left, recording each; yields its metrics.
+
+    Args:
+        trainer: a stage, fresh from its configuration and seed.
+        run: its folder; one that was interrupted goes on where its last checkpoint stands.
+        checkpoint_every: iterations between checkpoints. None: by the clock, about every 20
+            seconds, and so that writing takes at most a twentieth of the time.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ConfigError: the folder was begun with another configuration.
+        Interrupted: Ctrl-C or SIGTERM; the iteration was finished and a checkpoint written. A
+            second Ctrl-C stops at once, and costs the iterations since the last checkpoint.
+    """
+    run.begin(to_mapping(trainer.config))
+    if run.finished:
+        return
+    run.restore(trainer)
+    total, last, cost = trainer.iterations, time.monotonic(), 0.0
+    with tqdm(
+        total=total, initial=trainer.iteration, disable=not progress, desc=run.path.name
+    ) as bar:
+        while trainer.iteration < total:
+            with deferred_signals() as caught:
+                metrics = trainer.step()
+                run.record(metrics, trainer.samples())
+                now = time.monotonic()
+                due = now - last > max(20.0, 20 * cost)
+                if checkpoint_every is not None:
+                    due = trainer.iteration % checkpoint_every == 0
+                if due or caught or trainer.iteration == total:
+                    run.checkpoint(trainer)
+                    last = time.monotonic()
+                    cost = last - now
+            bar.set_postfix({k: f"{metrics[k]:.3g}" for k in SHOWN if k in metrics}, refresh=False)
+            bar.update()
+            yield metrics
+            if caught:
+                done = f"stopped after iteration {trainer.iteration} of {total}"
+                raise Interrupted(f"{done}; go on with --resume", caught[0])
+    run.finish(trainer)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[list[int]]:
+    """Let the block finish when Ctrl-C or SIGTERM comes; the list yielded holds what came."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # Python delivers signals to the main thread only
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+        print("\nfinishing this iteration; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
