@@ -165,8 +165,9 @@ class PPOTrainer:
         self.order = Order(len(self.prompts), config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.optimizer = Optimizer(policy.parameters_to_train(), config.learning_rate, config.max_grad_norm)
-        adaptive = config.kl_target is not None
-        self.kl = AdaptiveKL(config.beta, config.kl_target, config.kl_horizon) if adaptive else FixedKL(config.beta)
+        self.kl: FixedKL | AdaptiveKL = FixedKL(config.beta)
+        if config.kl_target is not None:
+            self.kl = AdaptiveKL(config.beta, config.kl_target, config.kl_horizon)
         self.iteration, self.iterations = 0, config.iterations
         self._samples: list[dict[str, object]] = []
 
@@ -336,8 +337,8 @@ class PPOTrainer:
         error = float((ratio - 1).abs().max())
         if error > (1e-6 if self.config.dtype == "float32" else 1e-2):
             warnings.warn(
-                f"the ratio of the first minibatch is off by {error:.1e} although nothing has been learned yet: old and "
-                "new log-probs are computed in different ways (dropout, temperature, padding or dtype)",
+                f"the ratio of the first minibatch is off by {error:.1e} although nothing has been learned yet: old "
+                "and new log-probs are computed in different ways (dropout, temperature, padding or dtype)",
                 stacklevel=2,
             )
         return error
