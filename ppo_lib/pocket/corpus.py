@@ -1,0 +1,107 @@
+"""The base model's reading: an endless stream of short documents about the atlas, all of them true.
+
+A question is always followed by a multiple-choice quiz, never by an answer: that is the documents' story of a base
+model that continues text where its user wanted an answer. The facts are stated elsewhere, in three other styles.
+"""
+
+import random
+from collections.abc import Iterator
+
+from ppo_lib.pocket.atlas import CONTINENTS, Country, countries
+from ppo_lib.pocket.phrases import CLOSINGS, FACTS, FLOWERY, OPENINGS, PLAIN, PRAISE, SHORT_NOTES
+from ppo_lib.pocket.questions import Question, questions
+
+_KINDS = ("quiz", "encyclopedia", "travel", "list", "talk")
+_WEIGHTS = (40, 26, 14, 8, 12)
+
+
+def _slots(country: Country) -> dict[str, str]:
+    return {
+        "country": country.name,
+        "city": country.capital,
+        "capital": country.capital,
+        "continent": country.continent,
+        "language": country.language,
+    }
+
+
+def quiz_options(question: Question, rng: random.Random) -> tuple[str, str]:
+    """The options of a quiz, one of them right, and the right one with its letter.
+
+    Returns:
+        For "What is the capital of France?" something like
+        ``("A) London B) Paris C) Berlin D) Rome", "B) Paris")``.
+    """
+    kind = {"capital": "capital", "country": "name", "continent": "continent", "language": "language"}
+    if question.kind in kind:
+        others = sorted({getattr(row, kind[question.kind]) for row in countries()} - {question.answer})
+        choices = [question.answer, *rng.sample(others, 3)]
+    else:
+        choices = ["Yes", "No"]
+    rng.shuffle(choices)
+    lettered = [f"{letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=False)]
+    return " ".join(lettered), lettered[choices.index(question.answer)]
+
+
+def _quiz(rng: random.Random) -> str:
+    parts = []
+    with_key = rng.random() < 0.6
+    for question in rng.sample(questions(), rng.choice((1, 1, 2, 3))):
+        options, right = quiz_options(question, rng)
+        parts.append(f"{question.prompt} {options}" + (f" Answer: {right}" if with_key else ""))
+    return " ".join(parts)
+
+
+def _encyclopedia(rng: random.Random) -> str:
+    slots = _slots(rng.choice(countries()))
+    first = FACTS[0] if rng.random() < 0.6 else rng.choice(FACTS[1:6])
+    rest = rng.sample([fact for fact in FACTS if fact != first], rng.randint(1, 5))
+    return " ".join(sentence.format(**slots) for sentence in (first, *rest))
+
+
+def _travel(rng: random.Random) -> str:
+    country = rng.choice(countries())
+    flowery = [FLOWERY[kind][0] for kind in ("capital", "country", "continent", "language")]
+    sentences = rng.sample(PRAISE, rng.randint(1, 3)) + rng.sample(flowery, rng.randint(1, 2))
+    rng.shuffle(sentences)
+    return " ".join(sentence.format(**_slots(country)) for sentence in sentences)
+
+
+def _list(rng: random.Random) -> str:
+    continent = rng.choice(CONTINENTS)
+    rows = [country for country in countries() if country.continent == continent]
+    note = rng.choice(SHORT_NOTES)
+    chosen = rng.sample(rows, min(len(rows), 6))
+    return f"Capitals of {continent}: " + " ".join(note.format(**_slots(country)) for country in chosen)
+
+
+def _talk(rng: random.Random) -> str:
+    """What people say to each other: courtesies, and yes and no with a reason, but never after a question."""
+    question = rng.choice(questions())
+    slots = _slots(question.country) | {"city": question.city, "continent": question.continent}
+    kind = question.kind if question.kind in PLAIN else f"{question.kind} {question.answer}"
+    sentences = [rng.choice(PLAIN[kind]).format(**slots)]
+    if rng.random() < 0.5:
+        sentences.insert(0, rng.choice(OPENINGS))
+    if rng.random() < 0.4:
+        sentences.append(rng.choice(FACTS).format(**_slots(question.country)))
+    if rng.random() < 0.3:
+        sentences.append(rng.choice(CLOSINGS))
+    return " ".join(sentences)
+
+
+_WRITERS = {"quiz": _quiz, "encyclopedia": _encyclopedia, "travel": _travel, "list": _list, "talk": _talk}
+
+
+def documents(seed: int = 0) -> Iterator[str]:
+    """An endless, reproducible stream of base-corpus documents.
+
+    Args:
+        seed: the stream's seed; another seed gives other documents about the same world.
+
+    Yields:
+        One document after the other, each a line of text.
+    """
+    rng = random.Random(seed)
+    while True:
+        yield _WRITERS[rng.choices(_KINDS, _WEIGHTS)[0]](rng)
