@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -16,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ppo_lib.tokens import TokenBatch
@@ -39,7 +40,7 @@ class Backbone(nn.Module):
         ValueError: no EOS token, or a model whose logits are not its output embedding applied to its hidden states.
     """
 
-    def __init__(self, causal_lm: PreTrainedModel, tokenizer, name: str) -> None:
+    def __init__(self, causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         super().__init__()
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = _eos_token_ids(causal_lm, tokenizer)
@@ -81,7 +82,8 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"model {name!r} cannot be loaded: {reason} (offline, use a local folder in hub format or 'pocket:sft')"
             ) from error
-        return cls(causal_lm.to(device), tokenizer, name)
+        causal_lm.to(torch.device(device))  # type: ignore[arg-type]
+        return cls(causal_lm, tokenizer, name)
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +96,7 @@ class Backbone(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        return self.causal_lm.get_input_embeddings().weight.shape[1]
+        return int(self.causal_lm.get_input_embeddings().weight.shape[-1])  # type: ignore[index]
 
     @property
     def context_length(self) -> int | None:
@@ -105,7 +107,7 @@ class Backbone(nn.Module):
         """Stay in evaluation mode: with dropout on, the ratio is not 1 even before the first update."""
         return super().train(False)
 
-    def add_adapter(self, name: str, rank: int = 8, alpha: float | None = None, seed: int = 0) -> None:
+    def add_adapter(self, name: str, rank: int = 8, alpha: int | None = None, seed: int = 0) -> None:
         """Add a LoRA adapter on every linear layer but the output head; at first it changes nothing.
 
         Args:
@@ -252,7 +254,7 @@ class Backbone(nn.Module):
         """A plain transformers model in which the adapter has been added to the weights (a new copy)."""
         model = AutoModelForCausalLM.from_config(self.causal_lm.config, dtype=self.causal_lm.dtype)
         state = {}
-        lora = {key: m for key, m in self.causal_lm.named_modules() if isinstance(m, BaseTunerLayer)}
+        lora: dict[str, Any] = {key: m for key, m in self.causal_lm.named_modules() if isinstance(m, BaseTunerLayer)}
         for key, tensor in self.causal_lm.state_dict().items():
             if "lora_" in key:
                 continue
@@ -276,7 +278,7 @@ class Backbone(nn.Module):
             )
 
 
-def _eos_token_ids(causal_lm: PreTrainedModel, tokenizer) -> list[int]:
+def _eos_token_ids(causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every id that ends a response: a model may have several (a chat model's end of turn, say)."""
     ids = getattr(causal_lm.generation_config, "eos_token_id", None)
     if ids is None:
@@ -300,7 +302,7 @@ def resolve(path: str | Path) -> Path | str:
     return folder
 
 
-def _read_json(path: Path, what: str) -> dict:
+def _read_json(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{str(path.parent)!r} is not {what}: it has no {path.name}")
     return json.loads(path.read_text())

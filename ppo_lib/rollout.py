@@ -14,7 +14,10 @@ from torch import Tensor
 from ppo_lib.backbone import Backbone
 from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
 
-_OTHER_DISTRIBUTIONS = ("top_k", "top_p", "min_p", "typical_p", "min_length", "min_new_tokens", "num_beams")
+_OTHER_DISTRIBUTIONS = (
+    *("top_k", "top_p", "min_p", "typical_p"),
+    *("min_length", "min_new_tokens", "repetition_penalty", "num_beams"),
+)
 REFUSED_SAMPLING = {
     key: f"{key} samples from another distribution than the log-probs score, so the ratio of the first step would "
     "not be 1 and the KL could come out negative; leave it out and use temperature"

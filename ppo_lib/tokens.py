@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -94,7 +95,9 @@ class TokenBatch:
         )
 
 
-def encode_prompts(tokenizer, prompts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int | None = None
+) -> list[list[int]]:
     """Token ids of each prompt, as a response would follow it (an EOS that the tokenizer appends is taken off).
 
     Args:
@@ -142,7 +145,7 @@ def pad_pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int
 
 
 def encode_pairs(
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     responses: Sequence[str],
     eos_token_id: int,
@@ -173,13 +176,13 @@ def encode_pairs(
     return pad_pairs(prompt_ids, response_ids, pad_token_id)
 
 
-def decode_responses(tokenizer, batch: TokenBatch) -> list[str]:
+def decode_responses(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:
     """The text of each response: its counted tokens, special tokens such as the EOS left out."""
     rows = [row[:n].tolist() for row, n in zip(batch.responses, batch.response_lengths.tolist(), strict=True)]
-    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rows]
 
 
-def decode_prompts(tokenizer, batch: TokenBatch) -> list[str]:
+def decode_prompts(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:
     """The text of each prompt, special tokens left out."""
     rows = zip(batch.sequences[:, : batch.prompt_width], batch.prompt_lengths.tolist(), strict=True)
-    return [tokenizer.decode(row[len(row) - n :].tolist(), skip_special_tokens=True) for row, n in rows]
+    return [str(tokenizer.decode(row[len(row) - n :].tolist(), skip_special_tokens=True)) for row, n in rows]
