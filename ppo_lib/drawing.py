@@ -1,0 +1,106 @@
+"""What a chart is made of: rounded numbers, axes with round ticks, and pieces of SVG as strings."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+DIGITS = 4  # of every number drawn: a change in the last bit of a float never reaches the picture
+
+
+def rounded(values: Iterable[Any]) -> list[float]:
+    """``values`` (numbers, or tensors of one) as floats of four significant digits; ``None`` becomes NaN, a gap."""
+    plain = (float("nan") if value is None else float(value) for value in values)
+    return [float(f"{value:.{DIGITS}g}") for value in plain]
+
+
+def number(value: float) -> str:
+    """``value`` as a reader wants it: up to four digits, no trailing zeros, a real minus sign."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    text = f"{value:.{DIGITS}g}"
+    if "e" in text:
+        digits, power = text.split("e")
+        text = f"{digits}e{int(power)}"
+    return ("0" if float(text) == 0 else text).replace("-", "−")
+
+
+def spaced(length: int, most: int) -> list[int]:
+    """At most ``most`` indices into a sequence of ``length``, evenly spread, the first and the last among them."""
+    if length <= most:
+        return list(range(length))
+    return [i * (length - 1) // (most - 1) for i in range(most)]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An interval, its ticks, and whether it is logarithmic."""
+
+    low: float
+    high: float
+    ticks: list[float]
+    log: bool
+
+    def place(self, value: float) -> float:
+        """Where ``value`` lies between ``low`` (0) and ``high`` (1)."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def shows(self, value: float) -> bool:
+        """Whether ``value`` has a place at all: finite, and positive on a logarithmic axis."""
+        return math.isfinite(value) and (value > 0 or not self.log)
+
+
+def axis_for(values: Sequence[float], log: bool, fixed: tuple[float, float] | None, pad: float) -> Axis:
+    """The axis that shows ``values``, a little wider than they are, or exactly the ``fixed`` range."""
+    known = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+    if fixed is None and not known:
+        raise ValueError("there is no finite value to draw" + (" above 0, as a logarithmic axis needs" if log else ""))
+    low, high = fixed or (min(known), max(known))
+    if log:
+        if fixed is None:
+            stretch = (high / low) ** pad if high > low else 2.0
+            low, high = low / stretch, high * stretch
+        powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
+        steps = (1,) if len(powers) > 2 else (1, 3) if len(powers) == 2 else (1, 2, 5)
+        ends = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [step * 10.0**power for power in ends for step in steps if low <= step * 10.0**power <= high]
+        return Axis(low, high, [float(f"{tick:.6g}") for tick in ticks], True)
+    if fixed is None:
+        margin = pad * (high - low) or 0.5 * abs(high) or 1.0
+        low, high = low - margin, high + margin
+    raw = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return Axis(low, high, [float(f"{i * step:.6g}") for i in range(first, last + 1)], False)
+
+
+def path(points: Sequence[tuple[float, float]], close: bool = False) -> str:
+    """A polyline through ``points``; a point that is not finite interrupts it."""
+    pieces, pen = [], "M"
+    for x, y in points:
+        if not math.isfinite(x + y):
+            pen = "M"
+            continue
+        pieces.append(f"{pen}{x:.1f} {y:.1f}")
+        pen = "L"
+    return f'<path d="{"".join(pieces)}{"Z" if close else ""}"/>' if pieces else ""
+
+
+def label(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    """A text at ``(x, y)``."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def dot(x: float, y: float, color: str) -> str:
+    """A round point."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
+
+
+def bar(x: float, y: float, width: float, zero: float, color: str) -> str:
+    """A bar from the height ``zero`` to ``y``, whose left edge is ``x``."""
+    top, height = min(y, zero), abs(y - zero)
+    return f'<rect x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{color}"/>'
