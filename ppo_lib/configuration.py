@@ -78,9 +78,7 @@ def convert(value: Any, field: "dataclasses.Field[Any]", annotation: Any, where:
     Raises:
         ConfigError: another type, or outside the field's range.
     """
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [
-        annotation
-    ]
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
     optional = types.NoneType in typing.get_args(annotation)
     kind = kinds[0] if kinds[0] in WORDS else str
     if value is None and optional:
@@ -98,11 +96,7 @@ def cast(value: Any, kind: type) -> Any:
         # YAML 1.1 reads 1e-4 (no dot) as text; people mean the number.
         if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
             value = float(value)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return None
         return float(value)
     if kind is int and isinstance(value, bool):
@@ -127,7 +121,8 @@ def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "c
     """An instance of the dataclass ``cls`` from keys and values; other keys keep their defaults.
 
     Args:
-        cls: a dataclass whose fields were made with :func:`option`.
+        cls: a dataclass whose fields were made with :func:`option`. An attribute ``refused`` may
+            give the reason for each key that people bring from elsewhere and that is not wanted.
         mapping: keys and values, as YAML gives them; None is an empty mapping.
         where: the place to name in errors, such as a file or a section.
 
@@ -141,11 +136,12 @@ def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "c
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     values = {}
+    reasons: Mapping[str, str] = getattr(cls, "refused", {})
     for key, value in mapping.items():
+        if key in reasons:
+            raise ConfigError(f"{where}: {key} (value {value!r}) is refused: {reasons[key]}")
         if key not in fields:
-            raise ConfigError(
-                f"{where}: unknown key {key!r} (value {value!r}); {suggestion(str(key), fields)}"
-            )
+            raise ConfigError(f"{where}: unknown key {key!r} (value {value!r}); {suggestion(str(key), fields)}")
         values[key] = convert(value, fields[key], hints[key], where)
     try:
         return cls(**values)
@@ -163,9 +159,7 @@ def check_config(config: Any, where: str | None = None) -> None:
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        convert(
-            getattr(config, field.name), field, hints[field.name], where or type(config).__name__
-        )
+        convert(getattr(config, field.name), field, hints[field.name], where or type(config).__name__)
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:
@@ -223,9 +217,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(
-            f"{where}: must hold keys and values, such as 'seed: 1', but holds {content!r}"
-        )
+        raise ConfigError(f"{where}: must hold keys and values, such as 'seed: 1', but holds {content!r}")
     return content
 
 
@@ -235,9 +227,7 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict
     Raises:
         ConfigError: a setting without ``=`` or key, or whose section is a plain value.
     """
-    result = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()
-    }
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in mapping.items()}
     for setting in settings:
         path, equals, text = setting.partition("=")
         *sections, key = path.strip().split(".")

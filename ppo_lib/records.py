@@ -95,13 +95,10 @@ class RunFolder:
         content = [p.name for p in self.path.glob("*") if not p.name.startswith(TEMPORARY)]
         if content and not resume:
             raise ConfigError(
-                f"{str(path)!r} exists and is not empty; use --resume to go on with that run, "
-                "or another folder"
+                f"{str(path)!r} exists and is not empty; use --resume to go on with that run, or another folder"
             )
         if content and "config.yaml" not in content:
-            raise ConfigError(
-                f"{str(path)!r} holds no config.yaml, so it is not a run that can be resumed"
-            )
+            raise ConfigError(f"{str(path)!r} holds no config.yaml, so it is not a run that can be resumed")
 
     @property
     def finished(self) -> bool:
@@ -124,9 +121,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False))
             return
-        stored = load_yaml(path)
-        for key in [*config, *stored]:
-            there, here = stored.get(key, "not given"), config.get(key, "not given")
+        old, new = flatten(load_yaml(path)), flatten(config)
+        for key in [*new, *old]:
+            there, here = old.get(key, "not given"), new.get(key, "not given")
             if there != here:
                 raise ConfigError(
                     f"cannot resume {self.path.name!r}: it was begun with {key} {there!r}, but "
@@ -222,9 +219,8 @@ def drive(
         return
     run.restore(trainer)
     total, last, cost = trainer.iterations, time.monotonic(), 0.0
-    with tqdm(
-        total=total, initial=trainer.iteration, disable=not progress, desc=run.path.name
-    ) as bar:
+    quiet = {} if progress else {"disable": True}  # progress leaves it to TQDM_DISABLE
+    with tqdm(total=total, initial=trainer.iteration, desc=run.path.name, **quiet) as bar:
         while trainer.iteration < total:
             with deferred_signals() as caught:
                 metrics = trainer.step()
@@ -244,6 +240,17 @@ def drive(
                 done = f"stopped after iteration {trainer.iteration} of {total}"
                 raise Interrupted(f"{done}; go on with --resume", caught[0])
     run.finish(trainer)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys of sections joined by dots: ``{"ppo": {"beta": 0.1}}`` becomes ``{"ppo.beta": 0.1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from ppo_lib.configuration import (
     to_mapping,
 )
 
+from ppo_lib.ppo import PPOConfig
+
 
 @dataclass(frozen=True)
 class Example:
@@ -82,6 +84,11 @@ def test_a_refusal_names_place_key_value_and_range(mapping, words):
     assert message.startswith("run.yaml: ")
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_a_key_that_is_refused_on_purpose_gives_the_reason():
+    with pytest.raises(ConfigError, match=r"top_k \(value 50\) is refused: .*log-probs"):
+        read_config(PPOConfig, {"top_k": 50})
 
 
 def test_something_that_is_not_a_mapping_is_refused():
