@@ -4,6 +4,7 @@ The estimators k1, k2, k3 are Schulman's (http://joschu.net/blog/kl-approx.html)
 tokens that were sampled *from pi_theta*; :func:`kl_exact` needs both distributions over the vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor
 from ppo_lib.masking import shape_of
 
 KLKind = Literal["k1", "k2", "k3"]
+_FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda d: d,
+    "k2": lambda d: d.square() / 2,
+    "k3": lambda d: torch.expm1(-d) + d,
+}
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:
@@ -31,7 +37,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
         kind: ``"k1"``, ``"k2"`` or ``"k3"``.
 
     Returns:
-        ``(B, T)`` in nats; padding is passed through as it comes.
+        ``(B, T)`` in nats; NaN and infinity pass through, with gradient zero, which is fine in the padding.
 
     Raises:
         ValueError: shapes that differ, or an unknown kind.
@@ -41,14 +47,12 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
             f"logprobs has shape {shape_of(logprobs)} and ref_logprobs {shape_of(ref_logprobs)}, "
             "but both must be (B, T)"
         )
-    d = logprobs - ref_logprobs
-    if kind == "k1":
-        return d
-    if kind == "k2":
-        return d.square() / 2
-    if kind == "k3":
-        return torch.expm1(-d) + d
-    raise ValueError(f"kind is {kind!r}, but must be 'k1', 'k2' or 'k3'")
+    if kind not in _FORMULAS:
+        raise ValueError(f"kind is {kind!r}, but must be 'k1', 'k2' or 'k3'")
+    formula, d = _FORMULAS[kind], logprobs - ref_logprobs
+    value = formula(d.detach())
+    finite = torch.isfinite(value)
+    return torch.where(finite, formula(torch.where(finite, d, 0.0)), value)
 
 
 def kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
@@ -59,7 +63,8 @@ def kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
         ref_logits: ``(B, T, V)`` of the reference.
 
     Returns:
-        ``(B, T)`` in nats, never negative (up to rounding).
+        ``(B, T)`` in nats, never negative (up to rounding); infinite where the policy puts weight on a token that the
+        reference forbids, NaN where the logits are no distribution. Neither has a gradient.
 
     Raises:
         ValueError: shapes that differ or are not ``(B, T, V)``.
@@ -68,6 +73,13 @@ def kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
         raise ValueError(
             f"logits has shape {shape_of(logits)} and ref_logits {shape_of(ref_logits)}, but both must be (B, T, V)"
         )
+    value = _kl_exact(logits.detach(), ref_logits.detach())
+    finite = torch.isfinite(value)
+    rows = finite.unsqueeze(-1)
+    return torch.where(finite, _kl_exact(torch.where(rows, logits, 0.0), torch.where(rows, ref_logits, 0.0)), value)
+
+
+def _kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
     logp, logq = torch.log_softmax(logits, dim=-1), torch.log_softmax(ref_logits, dim=-1)
     p = logp.exp()
     return (p * (logp - logq).masked_fill(p == 0, 0.0)).sum(dim=-1)

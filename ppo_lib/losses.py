@@ -52,9 +52,11 @@ def sft_loss(logits: Tensor, labels: Tensor) -> Tensor:
             f"labels has shape {shape_of(labels)} and logits {shape_of(logits)}, but must be (B, S) and (B, S, V)"
         )
     targets = labels[:, 1:]
-    if not bool((targets != -100).any()):
+    counted = targets != -100
+    if not bool(counted.any()):
         raise ValueError("labels are all -100 after the first position: there is no response token to learn from")
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
+    # Picked out, not ignored: with ignore_index a NaN in the padding would still reach the gradient.
+    return F.cross_entropy(logits[:, :-1][counted], targets[counted])
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
@@ -208,16 +210,19 @@ def entropy(logits: Tensor) -> Tensor:
         logits: ``(B, T, V)``; -inf marks a token that cannot be sampled.
 
     Returns:
-        ``(B, T)`` in nats, between 0 and ``log V``.
+        ``(B, T)`` in nats, between 0 and ``log V``; NaN, with gradient zero, where the logits are no distribution,
+        which is fine in the padding.
 
     Raises:
         ValueError: not three-dimensional.
     """
     if logits.dim() != 3:
         raise ValueError(f"logits has shape {shape_of(logits)}, but must be (B, T, V)")
-    logp = torch.log_softmax(logits, dim=-1)
+    sound = torch.isfinite(logits.detach().logsumexp(dim=-1))
+    logp = torch.log_softmax(torch.where(sound.unsqueeze(-1), logits, 0.0), dim=-1)
     p = logp.exp()
-    return -(p * logp.masked_fill(p == 0, 0.0)).sum(dim=-1)  # 0 log 0 = 0, also in the gradient
+    total = -(p * logp.masked_fill(p == 0, 0.0)).sum(dim=-1)  # 0 log 0 = 0, also in the gradient
+    return torch.where(sound, total, torch.nan)
 
 
 def ppo_loss(

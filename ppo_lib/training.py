@@ -92,20 +92,28 @@ class Optimizer:
 
         Returns:
             The gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: a gradient is NaN or infinite; the parameters stay as they were.
         """
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate * scale
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(
+                f"the gradient's norm is {float(norm)}, so this step would destroy the model; "
+                "lower the learning rate, or use float32 instead of float16"
+            )
         self.adam.step()
         self.adam.zero_grad()
         return float(norm)
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and Adam's moments, as tensors by name (nothing is pickled)."""
+        """Copies of the parameters and of Adam's moments, as tensors by name (nothing is pickled)."""
         tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters)}
         for i, moments in self.adam.state_dict()["state"].items():
             tensors.update({f"adam.{i}.{key}": torch.as_tensor(value) for key, value in moments.items()})
-        return tensors
+        return {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}  # later steps must not change it
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -123,14 +131,14 @@ class Optimizer:
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, i, name = key.split(".")
-                moments.setdefault(int(i), {})[name] = value
+                moments.setdefault(int(i), {})[name] = value.clone()  # Adam updates its moments in place
         self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
 
 
 def warmup_then_decay(iteration: int, iterations: int, warmup: float = 0.05) -> float:
     """Learning-rate factor that rises over the first 5 % of the iterations and then falls to zero in a line."""
     rise = max(1.0, warmup * iterations)
-    return min((iteration + 1) / rise, (iterations - iteration) / max(1.0, iterations - rise))
+    return min(1.0, (iteration + 1) / rise, (iterations - iteration) / max(1.0, iterations - rise))
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
