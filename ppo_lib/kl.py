@@ -105,7 +105,8 @@ class AdaptiveKL:
     """A KL coefficient that steers the measured KL towards a target.
 
     ``beta <- beta * (1 + clip(kl / target - 1, -0.2, 0.2) * n / horizon)``: proportional control in log space, with
-    the error clipped so that one odd batch moves beta by at most ``0.2 * n / horizon``.
+    the error clipped so that one odd batch moves beta by at most ``0.2 * n / horizon``, and never by more than 20 %
+    (``n / horizon`` counts as 1 beyond 1: a huge batch must not turn beta negative).
 
     Args:
         beta: the first coefficient, reward per nat; more than 0, since it is multiplied.
@@ -128,4 +129,4 @@ class AdaptiveKL:
     def update(self, kl: float, n: int) -> None:
         """Move beta after a batch of ``n`` responses whose mean KL was ``kl`` nats per response."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
-        self.beta *= 1 + error * n / self.horizon
+        self.beta *= 1 + error * min(n / self.horizon, 1.0)

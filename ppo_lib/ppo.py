@@ -28,14 +28,14 @@ import torch
 from torch import Tensor
 
 from ppo_lib.advantages import gae
-from ppo_lib.configuration import ConfigError, option
+from ppo_lib.configuration import ConfigError, check_config, option
 from ppo_lib.kl import AdaptiveKL, FixedKL, kl_estimate
 from ppo_lib.losses import clipped_policy_loss, ppo_loss, value_loss
 from ppo_lib.masking import masked_mean, whiten
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.rewards import augmented_rewards
 from ppo_lib.rollout import REFUSED_SAMPLING, sample
-from ppo_lib.tokens import TokenBatch, decode_prompts, decode_responses, encode_prompts
+from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
 from ppo_lib.training import Metrics, Optimizer, Order, State, explained_variance, peak_memory_bytes, synchronize
 
 RewardFunction = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> one score each
@@ -81,6 +81,7 @@ class PPOConfig:
     dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
 
     def __post_init__(self) -> None:
+        check_config(self)
         if self.rollout_batch % self.minibatch:
             raise ConfigError(
                 f"minibatch is {self.minibatch}, but must divide rollout_batch, which is {self.rollout_batch}"
@@ -111,6 +112,7 @@ class Experience:
     Attributes:
         batch: prompts and responses as tokens, with lengths.
         finished: ``(B,)`` boolean, ended by an EOS.
+        prompts: what was asked, as given to the trainer.
         texts: the responses.
         scores: ``(B,)``, from the reward model.
         logprobs: ``log pi_old``, of the policy that sampled.
@@ -124,6 +126,7 @@ class Experience:
 
     batch: TokenBatch
     finished: Tensor
+    prompts: list[str]
     texts: list[str]
     scores: Tensor
     logprobs: Tensor
@@ -211,9 +214,9 @@ class PPOTrainer:
             self.backbone, ids, config.max_new_tokens, config.temperature, "policy", generator or self.generator
         )
         batch, mask = sampled.batch, sampled.batch.mask
-        texts = decode_responses(tokenizer, batch)
+        prompts, texts = [self.prompts[i] for i in rows], decode_responses(tokenizer, batch)
         # 3. Judge. A response that never ended may cost something extra.
-        scores = self.judge([self.prompts[i] for i in rows], texts, batch)
+        scores = self.judge(prompts, texts, batch)
         charged = scores - config.missing_eos_penalty * ~sampled.finished
         # 4. Look again. pi_old is these stored numbers, not a copy of the model. The pieces are the very ones that
         #    the first epoch will see, so that its ratio is exactly 1, rounding included.
@@ -237,6 +240,7 @@ class PPOTrainer:
         return Experience(
             batch,
             sampled.finished,
+            prompts,
             texts,
             scores,
             logprobs,
@@ -253,7 +257,7 @@ class PPOTrainer:
         config, lengths = self.config, experience.batch.response_lengths
         order = torch.arange(len(lengths), device=self.device)
         totals: Metrics = {}
-        ratio_max, first_error = 0.0, None
+        ratio_max, first_error, steps = 0.0, 0.0, 0
         for epoch in range(config.epochs):
             if epoch:  # the first epoch keeps the rollout's order, which is random already
                 order = order[torch.randperm(len(order), generator=self.generator, device=self.device)]
@@ -266,12 +270,14 @@ class PPOTrainer:
                     for name, value in parts.items():
                         totals[name] = totals.get(name, 0.0) + share * value
                     ratio_max = max(ratio_max, float(ratio.max()))
-                    if first_error is None:
-                        first_error = self.check_first_ratio(ratio)
+                    if steps == 0:  # nothing has been learned yet
+                        first_error = max(first_error, float((ratio - 1).abs().max()))
+                if steps == 0:
+                    self.check_first_ratio(first_error)
                 totals["grad_norm"] = totals.get("grad_norm", 0.0) + self.optimizer.step()
-        steps = config.epochs * (config.rollout_batch // config.minibatch)
+                steps += 1
         means = {name: total / steps for name, total in totals.items()}
-        return {**means, "ratio_max": ratio_max, "ratio_first_error": first_error or 0.0}
+        return {**means, "ratio_max": ratio_max, "ratio_first_error": first_error}
 
     def loss(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor, Metrics]:
         """The total loss on some responses, their ratios, and the loss's parts as numbers."""
@@ -319,12 +325,20 @@ class PPOTrainer:
             scores = self.reward.score_batch(batch, self.config.microbatch)
         else:
             function = self.reward.scores if isinstance(self.reward, RewardModel) else self.reward
-            answer = list(function(prompts, texts))
-            if len(answer) != len(texts):
-                raise ValueError(f"the reward function returned {len(answer)} scores for {len(texts)} responses")
-            scores = torch.tensor(answer, dtype=self.backbone.head_dtype, device=self.device)
+            scores = self.ask(function, prompts, texts).to(self.device, self.backbone.head_dtype)
         if isinstance(self.reward, RewardModel) and not self.config.normalize_scores:
             scores = scores * self.reward.std + self.reward.mean
+        return scores
+
+    def ask(self, function: RewardFunction, prompts: list[str], texts: list[str]) -> Tensor:
+        """Scores ``(B,)`` in float64 of a plain function of texts.
+
+        Raises:
+            ValueError: it does not return one finite number per response.
+        """
+        scores = torch.tensor([float(x) for x in function(prompts, texts)], dtype=torch.float64)
+        if len(scores) != len(texts):
+            raise ValueError(f"the reward function returned {len(scores)} scores for {len(texts)} responses")
         if not bool(torch.isfinite(scores).all()):
             row = int((~torch.isfinite(scores)).nonzero()[0])
             raise ValueError(
@@ -332,23 +346,20 @@ class PPOTrainer:
             )
         return scores
 
-    def check_first_ratio(self, ratio: Tensor) -> float:
-        """How far the first minibatch's ratios are from 1. Before any update they must be 1."""
-        error = float((ratio - 1).abs().max())
+    def check_first_ratio(self, error: float) -> None:
+        """Warn when the first minibatch's ratios are not 1: before any update they must be."""
         if error > (1e-6 if self.config.dtype == "float32" else 1e-2):
             warnings.warn(
                 f"the ratio of the first minibatch is off by {error:.1e} although nothing has been learned yet: old "
                 "and new log-probs are computed in different ways (dropout, temperature, padding or dtype)",
                 stacklevel=2,
             )
-        return error
 
     def measure(self, experience: Experience) -> Metrics:
         """What the rollout batch looked like before the update; KL in nats per response, entropy per token."""
-        mask, scores = experience.batch.mask, experience.scores
+        mask, scores, prompts = experience.batch.mask, experience.scores, experience.prompts
         drift = experience.logprobs, experience.ref_logprobs
-        prompts = decode_prompts(self.backbone.tokenizer, experience.batch)
-        gold = None if self.gold is None else torch.tensor(self.gold(prompts, experience.texts), dtype=torch.float64)
+        gold = None if self.gold is None else self.ask(self.gold, prompts, experience.texts)
         kl = (kl_estimate(*drift, "k1") * mask).sum(dim=1)
         rows = range(min(4, len(scores)))
         self._samples = [

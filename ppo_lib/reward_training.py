@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppo_lib.configuration import option
+from ppo_lib.configuration import check_config, option
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.models import RewardModel
 from ppo_lib.tokens import encode_pairs
@@ -37,6 +37,9 @@ class RewardConfig:
     seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
     dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
 def pairs_from_ranking(prompt: str, ranked: Sequence[str]) -> list[Pair]:

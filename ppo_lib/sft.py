@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppo_lib.backbone import Backbone
-from ppo_lib.configuration import option
+from ppo_lib.configuration import check_config, option
 from ppo_lib.masking import masked_mean
 from ppo_lib.tokens import encode_pairs
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
@@ -35,6 +35,9 @@ class SFTConfig:
     seed: int = option(0, minimum=0, help="of the order of the data")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
     dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the weights")
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
 class SFTTrainer:
