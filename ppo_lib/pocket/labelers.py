@@ -64,7 +64,7 @@ def rank(prompt: str, responses: Sequence[str], rng: random.Random, noise: float
 def preference_probability(prompt: str, first: str, second: str, noise: float = NOISE) -> float:
     """Probability that a labeler puts ``first`` above ``second``: sigma((U_1 - U_2) / noise)."""
     gap = (labeler_utility(prompt, first) - labeler_utility(prompt, second)) / noise
-    return 1.0 / (1.0 + math.exp(-gap))
+    return 0.5 * (1.0 + math.tanh(gap / 2.0))  # the logistic function, without overflow
 
 
 def best_accuracy(pairs: Iterable[tuple[str, str, str]], noise: float = NOISE) -> float:

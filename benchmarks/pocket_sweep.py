@@ -1,0 +1,225 @@
+"""Record the pocket runs that the chapters show: PPO over beta and over seeds, and the ablations.
+
+    python benchmarks/pocket_sweep.py                       # everything that is not there yet
+    python benchmarks/pocket_sweep.py --only beta           # the sweep over beta
+    python benchmarks/pocket_sweep.py --table               # print what was recorded
+
+Two processes of one thread each. A finished run is skipped, so the script can be stopped and started again.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+
+from ppo_lib import pocket
+from ppo_lib.configuration import load_recipe, read_config, to_mapping
+from ppo_lib.manifests import manifest
+from ppo_lib.models import ActorCritic
+from ppo_lib.ppo import PPOConfig, PPOTrainer
+from ppo_lib.recordings import list_recorded, load_recorded, save_recorded
+from ppo_lib.rollout import generate_text
+from ppo_lib.tokens import encode_pairs
+
+SEEDS = range(5)
+BETAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no_kl": {"beta": 0.0},
+    "no_clip_many_epochs": {"epsilon": None, "value_clip": None, "epochs": 12},
+    "many_epochs": {"epochs": 12},
+    "no_critic": {"value_coef": 0.0, "lam": 1.0},
+    "no_whitening": {"whiten_advantages": False},
+    "raw_rewards": {"normalize_scores": False, "whiten_advantages": False},
+    "entropy_bonus": {"beta": 0.0, "entropy_coef": 0.02},
+    "all_off": {
+        "beta": 0.0,
+        "epsilon": None,
+        "value_clip": None,
+        "epochs": 12,
+        "value_coef": 0.0,
+        "lam": 1.0,
+        "whiten_advantages": False,
+        "normalize_scores": False,
+        "max_grad_norm": 1e6,
+    },
+}
+VARIANT_SEEDS = range(3)
+EXTRAS_EVERY = 10  # iterations between looks at diversity and forgetting
+SCRUB_EVERY, SCRUB_ROWS, SCRUB_KEEP = 5, 32, 4
+SCRUBBED_SEED = 0
+SCRUBBED = ("beta_0.0", "beta_0.02", "beta_0.1", "beta_0.5", "all_off")
+
+
+def runs() -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Name, overrides and seed of every run."""
+    for seed in SEEDS:
+        for beta in BETAS:
+            yield f"beta_{beta}", {"beta": beta}, seed
+    for name, overrides in VARIANTS.items():
+        for seed in VARIANT_SEEDS:
+            yield name, overrides, seed
+
+
+def recorded_name(name: str, seed: int) -> str:
+    return f"pocket/{name}/seed_{seed}"
+
+
+@torch.no_grad()
+def base_perplexity(policy: ActorCritic, documents: list[str]) -> float:
+    """Perplexity per token of the policy on base-corpus text: what it has forgotten (first tokens are given)."""
+    backbone = policy.backbone
+    ids = backbone.tokenizer(documents)["input_ids"]
+    decode = backbone.tokenizer.decode
+    batch = encode_pairs(
+        backbone.tokenizer,
+        [decode(row[:4]) for row in ids],
+        [decode(row[4:]) for row in ids],
+        backbone.eos_token_ids[0],
+        backbone.pad_token_id,
+    )
+    logprobs = policy.evaluate(batch).logprobs
+    return math.exp(-float(logprobs.sum() / batch.mask.sum()))
+
+
+def held_out(trainer: PPOTrainer) -> dict[str, float]:
+    """Proxy and gold score, diversity and quiz rate of sampled answers to all held-out prompts."""
+    prompts = pocket.prompts("heldout")
+    config = trainer.config
+    answers = generate_text(trainer.backbone, prompts, config.max_new_tokens, 1.0, "policy", seed=12345)
+    scores = trainer.reward.scores(prompts, answers)  # type: ignore[union-attr]
+    return {
+        "heldout_score": statistics.fmean(scores),
+        "heldout_gold": statistics.fmean(pocket.gold_scores(prompts, answers)),
+        "heldout_words": statistics.fmean(len(answer.split()) for answer in answers),
+        "distinct_answers": len(set(answers)) / len(answers),
+    }
+
+
+def scrub(trainer: PPOTrainer, rows: list[int]) -> list[dict[str, Any]]:
+    """The same few prompts at every look: answer, scores, and per token what PPO saw."""
+    experience = trainer.collect(rows, torch.Generator().manual_seed(7))
+    decode, found = trainer.backbone.tokenizer, []
+    for i, row in enumerate(rows[:SCRUB_KEEP]):
+        n, prompt = int(experience.batch.response_lengths[i]), trainer.prompts[row]
+        ids = experience.batch.responses[i, :n].tolist()
+        columns = {
+            "kl": experience.logprobs[i] - experience.ref_logprobs[i],
+            "value": experience.values[i],
+            "advantage": experience.advantages[i],
+        }
+        found.append(
+            {
+                "iteration": trainer.iteration,
+                "prompt": prompt,
+                "response": experience.texts[i],
+                "score": round(float(experience.scores[i]), 3),
+                "gold": round(pocket.gold_score(prompt, experience.texts[i]), 3),
+                "tokens": [decode.decode([token]) for token in ids],
+                **{name: [round(x, 3) for x in column[:n].tolist()] for name, column in columns.items()},
+            }
+        )
+    return found
+
+
+def record(job: tuple[str, dict[str, Any], int]) -> str:
+    """Run one job to its end and store it."""
+    name, overrides, seed = job
+    torch.set_num_threads(1)
+    recipe = load_recipe("pocket")["ppo"]
+    config = read_config(PPOConfig, recipe | overrides | {"seed": seed, "device": "cpu"}, name)
+    start = time.perf_counter()
+    backbone = pocket.load_backbone("sft")
+    reward = pocket.load_reward_model(backbone)
+    policy = ActorCritic(backbone, config.lora_rank, seed=seed)
+    prompts = pocket.prompts("train")
+    trainer = PPOTrainer(config, policy, prompts, reward, pocket.gold_scores)
+    documents = list(islice(pocket.documents(seed=99), 64))
+    favourites = [p for p in prompts if p.startswith("What is the capital")][:2] + prompts[:SCRUB_ROWS]
+    rows = [prompts.index(p) for p in list(dict.fromkeys(favourites))[:SCRUB_ROWS]]
+    scrubbed = seed == SCRUBBED_SEED and name in SCRUBBED
+    metrics: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = scrub(trainer, rows) if scrubbed else []
+    looks: list[dict[str, Any]] = [{"iteration": 0, **held_out(trainer), "base_perplexity": base_perplexity(policy, documents)}]
+    for _ in range(config.iterations):
+        row: dict[str, Any] = trainer.step()
+        if trainer.iteration % EXTRAS_EVERY == 0 or trainer.iteration == config.iterations:
+            look = {**held_out(trainer), "base_perplexity": base_perplexity(policy, documents)}
+            looks.append({"iteration": trainer.iteration, **look})
+        metrics.append(row)
+        if scrubbed and trainer.iteration % SCRUB_EVERY == 0:
+            samples += scrub(trainer, rows)
+        elif trainer.iteration == config.iterations:
+            samples += trainer.samples()[:3]
+    about = manifest(to_mapping(config), time.perf_counter() - start, name=name, looks=[
+        {key: float(f"{value:.5g}") for key, value in look.items()} for look in looks
+    ])
+    save_recorded(recorded_name(name, seed), metrics, samples, about)
+    last = looks[-1]
+    return (
+        f"{recorded_name(name, seed):32s} gold {looks[0]['heldout_gold']:.2f} -> {last['heldout_gold']:.2f}  "
+        f"proxy {looks[0]['heldout_score']:.2f} -> {last['heldout_score']:.2f}  kl {metrics[-1]['kl_k1']:.2f}  "
+        f"{about['seconds']:.0f} s"
+    )
+
+
+def table() -> None:
+    """Mean and standard deviation over seeds of the final held-out numbers, by run name."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    before: list[tuple[float, float]] = []
+    for name in list_recorded():
+        if not name.startswith("pocket/"):
+            continue
+        run = load_recorded(name)
+        looks = run.manifest["looks"]
+        before.append((looks[0]["heldout_score"], looks[0]["heldout_gold"]))
+        kl = statistics.fmean(row["kl_k1"] for row in run.metrics[-5:])
+        best = max(row["gold_mean"] for row in run.metrics)
+        last = looks[-1]
+        found.setdefault(name.split("/")[1], []).append(
+            (last["heldout_score"], last["heldout_gold"], best, kl, last["heldout_words"], last["distinct_answers"],
+             last["base_perplexity"], run.manifest["seconds"])
+        )
+    if before:
+        print(f"before PPO: proxy {before[0][0]:.2f}, gold {before[0][1]:.2f}")
+    print(f"{'run':22s} n  {'proxy':>14s} {'gold':>14s} {'best':>6s} {'kl':>6s} words distinct  base-ppl  s")
+    for name, rows in found.items():
+        proxy, gold, best, kl, words, distinct, perplexity, seconds = zip(*rows, strict=True)
+        spread = statistics.stdev if len(rows) > 1 else lambda _: math.nan
+        print(
+            f"{name:22s} {len(rows)}  {statistics.fmean(proxy):6.2f} ± {spread(proxy):5.2f} "
+            f"{statistics.fmean(gold):6.2f} ± {spread(gold):5.2f} {statistics.fmean(best):6.2f} "
+            f"{statistics.fmean(kl):6.2f} {statistics.fmean(words):5.1f} {statistics.fmean(distinct):8.2f} "
+            f"{statistics.fmean(perplexity):9.1f} {statistics.fmean(seconds):4.0f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="run names that begin with this")
+    parser.add_argument("--seeds", type=int, default=99, help="seeds below this")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the table of what is recorded, run nothing")
+    options = parser.parse_args()
+    if not options.table:
+        done = set(list_recorded())
+        wanted = [job for job in runs() if job[0].startswith(options.only) and job[2] < options.seeds]
+        todo = [job for job in wanted if recorded_name(job[0], job[2]) not in done]
+        print(f"{len(wanted) - len(todo)} runs are there, {len(todo)} to do", flush=True)
+        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+            for line in pool.imap(record, todo):
+                print(line, flush=True)
+    table()
+
+
+if __name__ == "__main__":
+    main()
