@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -73,11 +74,18 @@ class Backbone(nn.Module):
             config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
             if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
                 raise ValueError(f"it is a {config.model_type!r} model, which is not a causal language model")
-            causal_lm = AutoModelForCausalLM.from_pretrained(
-                where, revision=revision, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+            causal_lm, report = AutoModelForCausalLM.from_pretrained(
+                where,
+                revision=revision,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
+            if report["missing_keys"]:  # transformers would go on with random numbers in their place
+                raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:3])}")
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"model {name!r} cannot be loaded: {reason} (offline, use a local folder in hub format or 'pocket:sft')"
@@ -101,7 +109,7 @@ class Backbone(nn.Module):
     @property
     def context_length(self) -> int | None:
         """The most tokens that prompt and response may have together, or None where the model sets no limit."""
-        return getattr(self.causal_lm.config, "max_position_embeddings", None)
+        return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: with dropout on, the ratio is not 1 even before the first update."""
@@ -133,6 +141,7 @@ class Backbone(nn.Module):
         )
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are meant
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it for GPT-2
             torch.manual_seed(seed)
             self.causal_lm.add_adapter(config, adapter_name=name)
         for parameter in self.adapter_parameters(name):
@@ -191,7 +200,7 @@ class Backbone(nn.Module):
         """Logits ``(..., V)`` of hidden states ``(..., H)``, in at least float32."""
         logits = self.causal_lm.get_output_embeddings()(hidden)
         logits = logits.to(self.head_dtype)
-        cap = getattr(self.causal_lm.config, "final_logit_softcapping", None)  # Gemma 2
+        cap = getattr(self.causal_lm.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def token_logprobs(
@@ -240,13 +249,16 @@ class Backbone(nn.Module):
             ValueError: no adapter there, or one that was made for another architecture.
         """
         config = _read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")
+        if config.get("use_rslora") or config.get("use_dora") or config.get("alpha_pattern"):
+            raise ValueError(
+                f"the adapter in {str(folder)!r} scales in a way of its own; only plain LoRA is known here"
+            )
+        saved = load_tensors(Path(folder) / "adapter_model.safetensors")
+        tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
         self.add_adapter(name, rank=config["r"], alpha=config["lora_alpha"])
-        tensors = {
-            key.removeprefix("base_model.model."): tensor
-            for key, tensor in load_file(Path(folder) / "adapter_model.safetensors", device=str(self.device)).items()
-        }
         wanted = {k: v.shape for k, v in get_peft_model_state_dict(self.causal_lm, adapter_name=name).items()}
         if wanted != {k: v.shape for k, v in tensors.items()}:
+            self.causal_lm.delete_adapter(name)
             raise ValueError(f"the adapter in {str(folder)!r} was made for another model than {self.name!r}")
         set_peft_model_state_dict(self.causal_lm, tensors, adapter_name=name)
 
@@ -268,10 +280,11 @@ class Backbone(nn.Module):
 
     def _check_head(self) -> None:
         ids = torch.tensor([[self.eos_token_ids[0], 0, 1]], device=self.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         with torch.no_grad():
-            own = self.causal_lm(input_ids=ids, use_cache=False).logits
-            ours = self.logits(self.body(input_ids=ids, use_cache=False).last_hidden_state)
-        if not torch.allclose(own.to(ours.dtype), ours, rtol=1e-2, atol=1e-2):
+            own = self.causal_lm(**inputs).logits
+            ours = self.logits(self.body(**inputs).last_hidden_state)
+        if float((own - ours).abs().max()) > 1e-2 * float(ours.abs().max()):  # bfloat16 keeps 3 digits
             raise ValueError(
                 f"model {self.name!r} ({self.causal_lm.config.model_type}) changes its logits after the output head "
                 "in a way that ppo_lib does not know; its log-probs would be wrong"
@@ -306,6 +319,18 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{str(path.parent)!r} is not {what}: it has no {path.name}")
     return json.loads(path.read_text())
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}; was the folder saved to the end?") from error
 
 
 def base_name(folder: str | Path) -> str:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppo_lib.backbone import Backbone, base_name, resolve
+from ppo_lib.backbone import Backbone, base_name, load_tensors, resolve
 from ppo_lib.rewards import last_token_index
 from ppo_lib.tokens import TokenBatch, encode_pairs
 
@@ -111,7 +111,7 @@ class ActorCritic(nn.Module):
             backbone = Backbone.from_pretrained(base_name(folder))
         backbone.load_adapter("policy", folder)
         model = cls(backbone)
-        model.value_head.load_state_dict(load_file(Path(folder) / "value_head.safetensors"))
+        model.value_head.load_state_dict(load_tensors(Path(folder) / "value_head.safetensors"))
         return model
 
 
@@ -198,7 +198,7 @@ class RewardModel(nn.Module):
             backbone = Backbone.from_pretrained(base_name(folder))
         backbone.load_adapter("reward", folder)
         model = cls(backbone)
-        tensors = load_file(Path(folder) / "reward_head.safetensors", device=str(backbone.device))
+        tensors = load_tensors(Path(folder) / "reward_head.safetensors")
         model.head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
         model.mean.copy_(tensors["mean"])
         model.std.copy_(tensors["std"])

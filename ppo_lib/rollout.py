@@ -62,8 +62,8 @@ def sample(
         :class:`Sampled`, whose response width is the longest response's length.
 
     Raises:
-        ValueError: a budget below 1, a negative temperature, prompt and budget beyond the model's context, or a
-            sampling option that the log-probs do not score.
+        ValueError: no prompt or an empty one, a budget below 1, a negative temperature, prompt and budget beyond the
+            model's context, or a sampling option that the log-probs do not score.
     """
     for option in refused:
         raise ValueError(REFUSED_SAMPLING.get(option, f"{option!r} is not an option of sample"))
@@ -71,6 +71,8 @@ def sample(
         raise ValueError(
             f"max_new_tokens is {max_new_tokens} and temperature {temperature}; they must be at least 1 and at least 0"
         )
+    if not prompts or not all(prompts):
+        raise ValueError("prompts is empty or holds an empty one; a response needs something to answer")
     rows, width = len(prompts), max(map(len, prompts))
     if backbone.context_length is not None and width + max_new_tokens > backbone.context_length:
         raise ValueError(

@@ -1,0 +1,85 @@
+"""Tiny models with random weights, saved to disk as a hub model would be, for every architecture that is promised."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+EOS, PAD = 0, 1  # ids in the byte-level vocabulary below
+VOCAB_SIZE = 258
+
+# Two layers, grouped-query attention, windows shorter than a response: small, but with every feature switched on.
+_LLAMA_LIKE = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "max_position_embeddings": 96,
+}
+_GPT_LIKE = {**_LLAMA_LIKE, "num_key_value_heads": 2}
+ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama": ("LlamaConfig", _LLAMA_LIKE),
+    "qwen2": ("Qwen2Config", _LLAMA_LIKE),
+    "qwen3": ("Qwen3Config", {**_LLAMA_LIKE, "head_dim": 8}),
+    "gpt2": ("GPT2Config", {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 96}),
+    "gpt_neox": ("GPTNeoXConfig", _GPT_LIKE),
+    "gemma": ("GemmaConfig", {**_LLAMA_LIKE, "head_dim": 8}),
+    "gemma2": (
+        "Gemma2Config",
+        {**_LLAMA_LIKE, "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            **_LLAMA_LIKE,
+            "head_dim": 8,
+            "sliding_window": 4,
+            "query_pre_attn_scalar": 8,
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "phi": ("PhiConfig", {**_GPT_LIKE, "partial_rotary_factor": 0.5}),
+}
+
+
+def byte_tokenizer(pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
+    """Every byte is a token, after the two special ones; nothing was trained, so nothing can be unknown."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<eos>", "<pad>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>" if pad_is_eos else "<pad>"
+    )
+
+
+def save_tiny(
+    folder: Path, architecture: str = "llama", pad_is_eos: bool = False, eos: object = EOS, **options: object
+) -> Path:
+    """Write a tiny model of the architecture, and its tokenizer, in hub format."""
+    name, sizes = ARCHITECTURES[architecture]
+    special = {"eos_token_id": eos, "bos_token_id": None, "pad_token_id": EOS if pad_is_eos else PAD}
+    config = getattr(transformers, name)(**{**sizes, "vocab_size": VOCAB_SIZE, **special, **options})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # the usual initialisation is so small that all tokens would be equally likely
+        for parameter in model.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+        model.get_output_embeddings().weight.mul_(4)
+    model.generation_config.eos_token_id = eos
+    model.save_pretrained(str(folder))
+    byte_tokenizer(pad_is_eos).save_pretrained(str(folder))
+    return folder
+
+
+def randomise(parameters: list[torch.nn.Parameter], seed: int = 0, scale: float = 0.3) -> None:
+    """Fill adapters and heads with noise, since fresh ones change nothing and would hide what is to be tested."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
