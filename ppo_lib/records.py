@@ -116,18 +116,23 @@ class RunFolder:
         Raises:
             ConfigError: the folder was begun with another configuration; names the first key.
         """
+        self.check(config)
         path = self.path / "config.yaml"
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False))
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """See that the folder was begun with this configuration, or not yet; errors as above."""
+        if not (self.path / "config.yaml").exists():
             return
-        old, new = flatten(load_yaml(path)), flatten(config)
+        old, new = flatten(load_yaml(self.path / "config.yaml")), flatten(config)
         for key in [*new, *old]:
             there, here = old.get(key, "not given"), new.get(key, "not given")
             if there != here:
                 raise ConfigError(
-                    f"cannot resume {self.path.name!r}: it was begun with {key} {there!r}, but "
-                    f"now {key} is {here!r}; use the same value, or another folder"
+                    f"cannot resume {self.path.name!r}: it was begun with {key} {there!r}, but now {key} is "
+                    f"{here!r}; use the same value, or another folder"
                 )
 
     def restore(self, trainer: Stage) -> None:
@@ -210,10 +215,12 @@ def drive(
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: the folder was begun with another configuration.
+        ConfigError: the folder was begun with another configuration, or ``checkpoint_every`` is below 1.
         Interrupted: Ctrl-C or SIGTERM; the iteration was finished and a checkpoint written. A
             second Ctrl-C stops at once, and costs the iterations since the last checkpoint.
     """
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every is {checkpoint_every}, but must be 1 or more iterations")
     run.begin(to_mapping(trainer.config))
     if run.finished:
         return
