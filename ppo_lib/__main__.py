@@ -46,6 +46,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+def positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be 1 or more")
+    return number
+
+
 def make_parser() -> Parser:
     """Commands and options."""
     parser = Parser(prog="ppo_lib", description="PPO for language models.")
@@ -63,7 +71,10 @@ def make_parser() -> Parser:
     training.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
     training.add_argument("--log", choices=TRACKERS, help="send the metrics there as well")
     training.add_argument(
-        "--checkpoint-every", type=int, metavar="N", help="iterations between checkpoints; default: about 20 seconds"
+        "--checkpoint-every",
+        type=positive,
+        metavar="N",
+        help="iterations between checkpoints; default: about 20 seconds",
     )
     training.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -114,6 +125,14 @@ def read_sections(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return load_yaml(options.config), Path(options.config).name
 
 
+def section_of(mapping: dict[str, Any], stage: str, where: str) -> dict[str, Any]:
+    """Keys and values of one stage's section; an empty section is all defaults."""
+    section = mapping[stage]
+    if section is not None and not isinstance(section, dict):
+        raise ConfigError(f"{where}: section {stage} is {section!r}, but must hold keys and values")
+    return dict(section or {})
+
+
 def run_train(options: argparse.Namespace) -> None:
     """``train``: one stage."""
     mapping, where = read_sections(options)
@@ -121,7 +140,7 @@ def run_train(options: argparse.Namespace) -> None:
     if mapping and set(mapping) <= set(CONFIGS):  # a file with sections, such as a recipe
         if stage not in mapping:
             raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
-        mapping, where = mapping[stage] or {}, f"{where}, section {stage}"
+        mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
     config: Any = read_config(CONFIGS[stage], apply_overrides(mapping, options.set), where)
     run_stage(stage, config, RunFolder(options.out, options.resume), options)
     print(f"Curves and samples: python -m ppo_lib report {options.out}")
@@ -174,7 +193,9 @@ def run_align(options: argparse.Namespace) -> None:
         "ppo": {"model": "../sft/model", "reward_model": "../reward/model"},
     }
     configs: dict[str, Any] = {
-        stage: read_config(cls, {**(mapping[stage] or {}), **standing.get(stage, {})}, f"{where}, section {stage}")
+        stage: read_config(
+            cls, section_of(mapping, stage, where) | standing.get(stage, {}), f"{where}, section {stage}"
+        )
         for stage, cls in CONFIGS.items()
     }
     check_tracker(options.log)

@@ -127,6 +127,12 @@ def test_an_empty_folder_and_an_absent_one_are_fine_with_and_without_resume(tmp_
         assert len(run_all(tmp_path / name, resume=resume)) == 5
 
 
+def test_a_checkpoint_interval_below_one_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="checkpoint_every is 0"):
+        run_all(tmp_path / "run", every=0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_resuming_with_another_config_is_refused_naming_the_key(tmp_path):
     run_all(tmp_path / "run")
     before = contents(tmp_path / "run")
