@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -32,6 +33,13 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONHASHSEED": "0",
 }
+INSTALL = """\
+# Colab has torch: fetch only ppo_lib and what it lacks. Elsewhere this does nothing.
+import importlib.util
+
+if importlib.util.find_spec("ppo_lib") is None:
+    %pip install --quiet --no-deps peft "git+{address}"\
+"""
 MAX_LINES, MAX_WIDTH, MAX_CODE_CELLS, CELL_SECONDS = 25, 92, 60, 120
 KEPT_METADATA = ("tags", "exercise", "mystnb")
 SOLUTION = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
@@ -40,6 +48,12 @@ SOLUTION = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the
 def chapter_paths(named: list[str]) -> list[Path]:
     """The named notebooks, or all chapters in the book's order."""
     return [Path(name).resolve() for name in named] if named else sorted(CHAPTERS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def install_source() -> str:
+    """What the first code cell says: installs the package from the book's one address, that of _config.yml."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    return INSTALL.format(address=config["repository"]["url"])
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -53,6 +67,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
+        if "colab" in cell.metadata.get("tags", []):
+            cell.source = install_source()
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT_METADATA if key in cell.metadata})
         digest = hashlib.sha1(f"{cell.cell_type}:{cell.source}".encode()).hexdigest()[:10]
         seen[digest] += 1
@@ -87,7 +103,7 @@ def execute(path: Path) -> float:
     Raises:
         RuntimeError: a cell failed; the message names the chapter and the cell, and the file stays as it was.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook = clean(nbformat.read(path, as_version=4))
     client = NotebookClient(
         notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )

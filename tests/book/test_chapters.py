@@ -5,30 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.execute_notebooks import problems
+from scripts.execute_notebooks import install_source, problems
 from tests.book.book import CHAPTERS, ROOT, cells, toc_files
 
 pytestmark = pytest.mark.notebook
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 SECTIONS = ("## What goes wrong", "## Exercises", "## How others do it", "## References")
-
-
-def address() -> str:
-    """Where the book is published: one address, in the configuration and in the first cell of every chapter."""
-    config = (ROOT / "_config.yml").read_text()
-    return re.search(r"^  url: (\S+)$", config, flags=re.MULTILINE).group(1)
-
-
-def install_cell() -> str:
-    return "\n".join(
-        [
-            "# Colab has torch: fetch only ppo_lib and what it lacks. Elsewhere this does nothing.",
-            "import importlib.util",
-            "",
-            'if importlib.util.find_spec("ppo_lib") is None:',
-            f'    %pip install --quiet --no-deps peft "git+{address()}"',
-        ]
-    )
 
 
 def test_the_table_of_contents_lists_every_chapter_once_and_only_files_that_exist():
@@ -56,7 +38,7 @@ def test_a_chapter_opens_with_its_title_and_its_box(path: Path):
 @each_chapter
 def test_the_first_code_cell_and_only_it_installs_the_package(path: Path):
     first, *others = cells(path)
-    assert first.source == install_cell()
+    assert first.source == install_source()
     assert first.metadata.tags == ["colab", "remove-cell"]
     assert not [cell for cell in others if re.search(r"pip install|google\.colab", cell.source)]
 
