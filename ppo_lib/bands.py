@@ -112,3 +112,10 @@ def ends(rows: Rows, metric: str) -> tuple[float, float] | None:
     if len(values) < 4 * WINDOW:
         return None
     return float(values[:WINDOW].mean()), float(values[-WINDOW:].mean())
+
+
+def mean(rows: Rows, metric: str) -> float:
+    """Mean over the run, NaN where the metric is missing altogether."""
+    values = column(rows, metric)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan

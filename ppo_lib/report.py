@@ -132,8 +132,13 @@ def run_section(folder: Path, title: str) -> str:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a finished run, else nothing."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    """The manifest of a finished run, else nothing; a damaged one is refused."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"{path.name} in {path.parent.name!r} is not JSON; remove it to report on the rest"
+        ) from error
 
 
 def status(metrics: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ppo_lib.bands import WINDOW, Finding, Rows, averaged, bands, column, ends
+from ppo_lib.bands import WINDOW, Finding, Rows, averaged, bands, column, ends, mean
 
 
 def last(rows: Rows) -> int:
@@ -71,11 +71,11 @@ def over_optimised(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
 
 def no_learning(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
     """Flat score with a clip that never acts: the steps are too small to matter."""
-    score, spread = ends(rows, "score_mean"), column(rows, "score_std")
+    score = ends(rows, "score_mean")
     if score is None:
         return
-    if score[1] - score[0] < 0.1 * float(np.nanmean(spread)):
-        still = float(np.nanmean(column(rows, "clip_fraction"))) < 1e-3
+    if score[1] - score[0] < 0.1 * mean(rows, "score_std"):
+        still = mean(rows, "clip_fraction") < 1e-3
         yield Finding(
             "score_mean", last(rows), score[1], f"above {score[0]:.2f}, where it began",
             "the score does not rise",
