@@ -1,0 +1,68 @@
+/* Explorers: sliders over frames that ppo_lib computed. No formula lives here: this script counts which frame the
+   sliders point at, and shows it. The format of the data is described in ppo_lib/explorers/static.py. */
+(() => {
+  const folder = document.currentScript.src.replace(/[^/]*$/, "");
+  const alive = [];
+  let plotly;
+
+  const load = () => (plotly ??= new Promise((done, failed) => {
+    const script = document.createElement("script");
+    script.src = folder + "vendor/plotly/plotly-basic.min.js";
+    script.onload = () => done(window.Plotly);
+    script.onerror = failed;
+    document.head.append(script);
+  }));
+
+  const element = (name, properties, ...children) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  };
+
+  function start(section, Plotly) {
+    const data = JSON.parse(section.querySelector("script").textContent);
+    const slots = section.querySelectorAll("[data-text]");
+    const strips = section.querySelectorAll(".explorer-tokens");
+    const pictures = [...section.querySelectorAll(".explorer-picture")];
+    const sliders = data.parameters.map(({ label, texts, start }) => {
+      const input = element("input", { type: "range", min: 0, max: texts.length - 1, step: 1, value: start });
+      const output = element("output", { ariaLive: "off" });
+      return { input, output, texts, row: element("label", { hidden: texts.length < 2 }, label, input, output) };
+    });
+
+    function show() {
+      const index = sliders.reduce((sum, { input, texts }) => sum * texts.length + Number(input.value), 0);
+      const [cells, curves, tokens] = data.frames[index];
+      for (const { input, output, texts } of sliders) {
+        output.textContent = input.ariaValueText = texts[input.value];
+      }
+      slots.forEach((slot, i) => { slot.textContent = data.texts[cells[i]]; });
+      strips.forEach((strip, i) => strip.replaceChildren(...tokens[i].map((token) => {
+        const [text, value, tint] = data.tokens[token];
+        return element("span", { className: `tint${tint}` }, element("b", { textContent: text }), ` ${value}`);
+      })));
+      const color = getComputedStyle(section).color;
+      let next = 0;
+      pictures.forEach((picture, k) => {
+        const { traces, layout } = data.panels[k];
+        const drawn = traces.map((trace) => ({ ...trace, x: data.arrays[curves[next++]], y: data.arrays[curves[next++]] }));
+        Plotly.react(picture, drawn, { ...layout, font: { ...layout.font, color } }, { staticPlot: true, responsive: true });
+      });
+      section.dataset.frame = index;
+    }
+
+    pictures.forEach((picture) => picture.replaceChildren());
+    section.querySelector(".explorer-settings").replaceChildren(...sliders.map(({ row }) => row));
+    section.classList.add("alive");
+    sliders.forEach(({ input }) => input.addEventListener("input", show));
+    alive.push(show);
+    show();
+  }
+
+  const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+    near.unobserve(target);
+    load().then((Plotly) => start(target, Plotly));
+  }), { rootMargin: "400px" });
+  addEventListener("DOMContentLoaded", () => document.querySelectorAll("section.explorer").forEach((one) => near.observe(one)));
+  new MutationObserver(() => alive.forEach((show) => show())).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+})();

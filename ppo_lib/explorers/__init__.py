@@ -1,0 +1,42 @@
+"""Explorers: sliders on the book's formulas, in the page without a kernel and in a notebook with one.
+
+``from ppo_lib import explorers``, then ``explorers.clip()`` as the last line of a cell. With ``BOOK_STATIC=1`` in the
+environment that gives the static form of the published book, otherwise the live widget.
+"""
+
+from ppo_lib.explorers.baselines import baseline
+from ppo_lib.explorers.clipping import clip
+from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Parameter, Strip
+from ppo_lib.explorers.discounting import discount
+from ppo_lib.explorers.distances import policy_distance
+from ppo_lib.explorers.estimation import gae
+from ppo_lib.explorers.optima import closed_form
+from ppo_lib.explorers.score_gaps import score_gap
+from ppo_lib.explorers.temperatures import temperature
+from ppo_lib.explorers.token_rewards import beta_tokens
+from ppo_lib.explorers.totals import total_loss
+
+# Every explorer of the book, in the order of the chapters; the tests walk this list.
+ALL = (
+    discount,
+    temperature,
+    score_gap,
+    baseline,
+    policy_distance,
+    beta_tokens,
+    gae,
+    clip,
+    total_loss,
+    closed_form,
+)
+
+__all__ = [
+    "ALL",
+    "Curve",
+    "Explorer",
+    "Frame",
+    "Panel",
+    "Parameter",
+    "Strip",
+    *sorted(function.__name__ for function in ALL),
+]

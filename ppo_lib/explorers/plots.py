@@ -1,0 +1,125 @@
+"""How a frame is drawn: Plotly's traces and layout as plain dictionaries, and the start frame as SVG.
+
+The published page and the live widget use the same dictionaries, so that they show the same picture.
+"""
+
+import math
+from typing import Any
+
+from ppo_lib.drawing import bar, dot, path, rounded
+from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Value
+from ppo_lib.figures import COLORS, DASHES, Figure, dashes
+
+HEIGHT = 290  # of one picture, in pixels
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+PATTERNS = ("", "/", "x", "-", ".", "|")
+RULE = "rgba(128,128,128,0.25)"
+
+
+def curves_of(frame: Frame, panel: int) -> list[Curve]:
+    """The curves of one picture, in the order in which they get their colours."""
+    return [one for one in frame.curves if one.panel == panel]
+
+
+def plain(value: Value) -> Value | None:
+    """A number as JSON writes it shortest; NaN, which JSON lacks, is null."""
+    if isinstance(value, str):
+        return value
+    if not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and abs(value) < 1e15 else value
+
+
+def style(one: Curve, index: int) -> dict[str, Any]:
+    """Everything of a trace but its data: colour, and a dash, symbol or pattern that tells it apart without colour."""
+    color = COLORS[index % len(COLORS)]
+    if one.kind == "bars":
+        shape = PATTERNS[index % len(PATTERNS)]
+        pattern = {"shape": shape, "fgcolor": color, "bgcolor": "rgba(0,0,0,0)", "solidity": 0.5, "size": 7}
+        filled = {"color": color, "line": {"color": color, "width": 1.5}} | ({"pattern": pattern} if shape else {})
+        return {"type": "bar", "name": one.name, "marker": filled}
+    if one.kind == "line":
+        pattern_px = ",".join(f"{part}px" for part in DASHES[index % len(DASHES)].split()) or "solid"
+        line = {"color": color, "width": 2.5, "dash": pattern_px}
+        return {"type": "scatter", "mode": "lines", "name": one.name, "line": line}
+    mark = {"color": color, "size": 11, "symbol": SYMBOLS[index % len(SYMBOLS)]}
+    drawn = {"type": "scatter", "mode": "markers", "name": one.name, "marker": mark, "cliponaxis": False}
+    if one.labels:
+        drawn |= {"mode": "markers+text", "text": list(one.labels), "textposition": "top center"}
+    return drawn
+
+
+def traces(frame: Frame, panel: int) -> list[dict[str, Any]]:
+    """Plotly's traces of one picture, data included."""
+    return [
+        style(one, i) | {"x": [plain(x) for x in one.x], "y": [plain(y) for y in one.y]}
+        for i, one in enumerate(curves_of(frame, panel))
+    ]
+
+
+def axis(name: str, span: tuple[float, float] | None, log: bool) -> dict[str, Any]:
+    """One axis with its name, what it spans, and faint rules."""
+    drawn: dict[str, Any] = {
+        "title": {"text": name, "standoff": 8},
+        "gridcolor": RULE,
+        "zerolinecolor": "rgba(128,128,128,0.6)",
+        "fixedrange": True,
+        "automargin": True,
+    }
+    if log:
+        # One label for each power of ten and, within it, only 2 and 5.
+        drawn |= {"type": "log", "dtick": "D2", "tickformat": "~g"}
+    if span is not None:
+        drawn |= {"range": rounded(math.log10(end) for end in span) if log else list(span), "autorange": False}
+    return drawn
+
+
+def layout(panel: Panel) -> dict[str, Any]:
+    """Plotly's layout of one picture, on the ground of the page around it."""
+    return {
+        "height": HEIGHT,
+        "margin": {"l": 58, "r": 14, "t": 12, "b": 46},
+        "font": {"size": 13, "family": "system-ui, sans-serif"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "showlegend": False,
+        "bargap": 0.3,
+        "xaxis": axis(panel.x, panel.x_range, panel.log_x),
+        "yaxis": axis(panel.y, panel.y_range, panel.log_y),
+    }
+
+
+def picture(explorer: Explorer, frame: Frame, index: int) -> str:
+    """One picture as SVG: what a reader without scripts sees, and all readers until the script has come."""
+    panel = explorer.panels[index]
+    figure = Figure(panel.caption, panel.x, panel.y, panel.log_x, panel.log_y, panel.y_range)
+    for one in curves_of(frame, index):
+        if one.kind == "bars":
+            figure.bars([str(x) for x in one.x], one.y, one.name)
+        elif one.kind == "points":
+            figure.points(one.x, one.y, one.name)
+        else:
+            figure.line(one.x, one.y, one.name)
+    return figure.svg()
+
+
+def swatch(one: Curve, index: int) -> str:
+    """The sign of a series in the legend, as a small SVG."""
+    color = COLORS[index % len(COLORS)]
+    if one.kind == "line":
+        pattern = dashes(DASHES[index % len(DASHES)])
+        drawn = f'<g stroke="{color}" stroke-width="2.6"{pattern}>{path([(0, 7), (28, 7)])}</g>'
+    elif one.kind == "points":
+        drawn = {
+            "circle": dot(14, 7, color),
+            "square": bar(10, 3, 8, 11, color),
+            "diamond": f'<path d="M14 1L20 7L14 13L8 7Z" fill="{color}"/>',
+            "triangle-up": f'<path d="M14 2L20 12L8 12Z" fill="{color}"/>',
+            "x": f'<path d="M9 2L19 12M19 2L9 12" stroke="{color}" stroke-width="3"/>',
+            "cross": f'<path d="M14 1L14 13M8 7L20 7" stroke="{color}" stroke-width="3"/>',
+        }[SYMBOLS[index % len(SYMBOLS)]]
+    else:
+        shape = PATTERNS[index % len(PATTERNS)]
+        inner = bar(6, 1, 16, 13, color) if not shape else f'<path d="M7 12L13 2M13 12L19 2" stroke="{color}"/>'
+        drawn = inner + f'<path d="M6 1L22 1L22 13L6 13Z" fill="none" stroke="{color}" stroke-width="1.5"/>'
+    return f'<svg viewBox="0 0 28 14" width="28" height="14" aria-hidden="true">{drawn}</svg>'

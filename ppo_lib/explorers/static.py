@@ -1,0 +1,131 @@
+"""The static form: HTML with the whole grid as JSON, for pages that have no kernel and perhaps no script.
+
+The start frame stands there as a table, a sentence and an SVG picture, readable on GitHub, before running, and with
+scripts off. Where the book's script (``book/web/explorers.js``) runs, it adds the sliders, counts which frame they
+point at, and shows that frame. It computes nothing else: every number below was computed by the explorer's function.
+"""
+
+import json
+from collections.abc import Hashable, Iterable
+from html import escape
+from typing import Any
+
+from ppo_lib.explorers.core import Explorer, Frame, Strip
+from ppo_lib.explorers.plots import curves_of, layout, picture, plain, style, swatch
+
+
+class Table:
+    """Things by index, each stored once: most frames share most of their texts and curves."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self.index: dict[Hashable, int] = {}
+
+    def add(self, item: Any) -> int:
+        """The index of ``item``, which is stored if it is new."""
+        key = tuple(item) if isinstance(item, list) else item
+        if key not in self.index:
+            self.index[key] = len(self.items)
+            self.items.append(item)
+        return self.index[key]
+
+
+def shape(frame: Frame) -> tuple[Any, ...]:
+    """What must be the same in every frame of an explorer, since the page builds it once."""
+    curves = tuple((one.name, one.kind, one.panel, len(one.labels) > 0) for one in frame.curves)
+    return curves, len(frame.rows), tuple(one.caption for one in frame.strips)
+
+
+def payload(explorer: Explorer) -> dict[str, Any]:
+    """The whole grid as the page's script reads it.
+
+    ``frames[i]`` holds indices: of ``texts`` (the sentence, then the cells row by row), of ``arrays`` (x and y of each
+    curve, picture by picture), and of ``tokens`` (for each strip).
+
+    Raises:
+        ValueError: a frame with other curves or rows than the first.
+    """
+    first = explorer.frame(**explorer.start())
+    texts, arrays, tokens = Table(), Table(), Table()
+    frames = []
+    for setting in explorer.settings():
+        frame = explorer.frame(**setting)
+        if shape(frame) != shape(first):
+            raise ValueError(f"{explorer.name} at {setting} has other curves or rows than at its start")
+        cells = [texts.add(cell) for row in frame.rows for cell in row]
+        curves = [
+            arrays.add([plain(value) for value in values])
+            for panel in range(len(explorer.panels))
+            for one in curves_of(frame, panel)
+            for values in (one.x, one.y)
+        ]
+        strips = [[tokens.add(list(token)) for token in one.tokens] for one in frame.strips]
+        frames.append([[texts.add(frame.sentence), *cells], curves, *([strips] if strips else [])])
+    return {
+        "parameters": [
+            {"label": one.label, "texts": [one.text(value) for value in one.grid], "start": one.grid.index(one.start)}
+            for one in explorer.parameters
+        ],
+        "panels": [
+            {"traces": [style(one, i) for i, one in enumerate(curves_of(first, k))], "layout": layout(panel)}
+            for k, panel in enumerate(explorer.panels)
+        ],
+        "texts": texts.items,
+        "arrays": arrays.items,
+        "tokens": tokens.items,
+        "frames": frames,
+    }
+
+
+def numbers(explorer: Explorer, frame: Frame) -> str:
+    """The table; the script swaps the text of what carries ``data-text``."""
+    head = "".join(f'<th scope="col">{escape(text) or "<span>quantity</span>"}</th>' for text in explorer.header)
+    rows = "".join(
+        f'<tr><th scope="row" data-text>{escape(row[0])}</th>'
+        + "".join(f"<td data-text>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in frame.rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def legend(explorer: Explorer, frame: Frame, panel: int) -> str:
+    """Names of the curves of one picture, each beside its sign."""
+    items = "".join(f"<li>{swatch(one, i)} {escape(one.name)}</li>" for i, one in enumerate(curves_of(frame, panel)))
+    return f'<ul class="explorer-legend">{items}</ul>'
+
+
+def tokens_html(strips: Iterable[Strip]) -> str:
+    """Coloured tokens, each strip below its caption."""
+    return "".join(
+        f'<div class="explorer-strip"><p>{escape(one.caption)}</p><div class="explorer-tokens">'
+        + "".join(
+            f'<span class="tint{level}"><b>{escape(token)}</b> {value}</span>' for token, value, level in one.tokens
+        )
+        + "</div></div>"
+        for one in strips
+    )
+
+
+def html(explorer: Explorer) -> str:
+    """One ``<section class="explorer">``: start frame readable as it stands, whole grid as JSON."""
+    frame = explorer.frame(**explorer.start())
+    settings = ", ".join(f"{escape(one.label)} = {escape(one.text(one.start))}" for one in explorer.parameters)
+    pictures = "".join(
+        f"<figure>{legend(explorer, frame, k)}"
+        f'<div class="explorer-picture" role="img" aria-label="{escape(panel.caption)}">'
+        f"{picture(explorer, frame, k)}</div><figcaption>{escape(panel.caption)}</figcaption></figure>"
+        for k, panel in enumerate(explorer.panels)
+    )
+    # "<" never stands in the JSON, so that no text of a model can end the script element.
+    grid = json.dumps(payload(explorer), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        f'<section class="explorer" id="explorer-{explorer.name}" aria-label="Explorer: {escape(explorer.title)}">'
+        f'<p class="explorer-title">{escape(explorer.title)}</p>'
+        f'<div class="explorer-settings">{settings}</div>'
+        f'<div class="explorer-pictures">{pictures}</div>'
+        f'<p class="explorer-sentence" data-text aria-live="polite">{escape(frame.sentence)}</p>'
+        f"{tokens_html(frame.strips)}"
+        f'<div class="explorer-numbers">{numbers(explorer, frame)}</div>'
+        f'<script type="application/json">{grid}</script></section>'
+    )
