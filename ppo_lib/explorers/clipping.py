@@ -21,7 +21,7 @@ def objective(ratio: float, advantage: float, epsilon: float) -> tuple[float, fl
     logprobs = torch.full_like(one, math.log(ratio) * (1 - 1e-12)).requires_grad_()
     loss = clipped_policy_loss(logprobs, torch.zeros_like(one), advantage * one, one, epsilon).loss
     (slope,) = torch.autograd.grad(-loss, logprobs)
-    return -float(loss), float(slope) / ratio  # d log ρ = dρ / ρ
+    return -float(loss.detach()), float(slope) / ratio  # d log ρ = dρ / ρ
 
 
 def clipped_part(ratio: float, advantage: float, epsilon: float) -> float:
