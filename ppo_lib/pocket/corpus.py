@@ -1,18 +1,21 @@
-"""The base model's reading: an endless stream of short documents about the atlas, all of them true.
+"""The base model's reading: an endless stream of short documents about the atlas.
 
-A question is always followed by a multiple-choice quiz, never by an answer: that is the documents' story of a base
-model that continues text where its user wanted an answer. The facts are stated elsewhere, in three other styles.
+A question that opens a text is always followed by a multiple-choice quiz, never by an answer: that is the documents'
+story of a base model that continues text where its user wanted an answer. The facts are stated elsewhere, in other
+styles. Marked exams, announced as such, hold right and wrong answers with the teacher's verdict: as the base models of
+the real world have, this one has read what judging looks like. All other documents are true.
 """
 
 import random
 from collections.abc import Iterator
 
 from ppo_lib.pocket.atlas import CONTINENTS, Country, countries
-from ppo_lib.pocket.phrases import CLOSINGS, FACTS, FLOWERY, OPENINGS, PLAIN, PRAISE, SHORT_NOTES
+from ppo_lib.pocket.demonstrations import write_answer
+from ppo_lib.pocket.phrases import CLOSINGS, EVASIONS, FACTS, FLOWERY, OPENINGS, PLAIN, PRAISE, SHORT_NOTES
 from ppo_lib.pocket.questions import Question, questions
 
-_KINDS = ("quiz", "encyclopedia", "travel", "list", "talk")
-_WEIGHTS = (40, 26, 14, 8, 12)
+_KINDS = ("quiz", "encyclopedia", "travel", "list", "talk", "exam")
+_WEIGHTS = (32, 22, 12, 5, 10, 19)
 
 
 def _slots(country: Country) -> dict[str, str]:
@@ -25,8 +28,23 @@ def _slots(country: Country) -> dict[str, str]:
     }
 
 
+def _usual_choices(question: Question, attribute: str) -> list[str]:
+    """The choices that quiz books usually print: the answers for four neighbours in the atlas, always in one order.
+
+    They make a greedy base model's quizzes look like quizzes. Neighbours that share an answer give fewer than four.
+    """
+    if attribute == "continent":
+        first = CONTINENTS.index(question.answer) // 3 * 2
+        return list(CONTINENTS[first : first + 4])
+    start = min(countries().index(question.country) // 4 * 4, len(countries()) - 4)
+    group = countries()[start : start + 4]
+    return [getattr(row, attribute) for row in (group[3], *group[:3])]
+
+
 def quiz_options(question: Question, rng: random.Random) -> tuple[str, str]:
     """The options of a quiz, one of them right, and the right one with its letter.
+
+    Three quarters of the quizzes have the usual choices, the others choices drawn at random.
 
     Returns:
         For "What is the capital of France?" something like
@@ -34,11 +52,13 @@ def quiz_options(question: Question, rng: random.Random) -> tuple[str, str]:
     """
     kind = {"capital": "capital", "country": "name", "continent": "continent", "language": "language"}
     if question.kind in kind:
-        others = sorted({getattr(row, kind[question.kind]) for row in countries()} - {question.answer})
-        choices = [question.answer, *rng.sample(others, 3)]
+        choices = _usual_choices(question, kind[question.kind])
+        if len(set(choices)) < 4 or rng.random() < 0.25:
+            others = sorted({getattr(row, kind[question.kind]) for row in countries()} - {question.answer})
+            choices = [question.answer, *rng.sample(others, 3)]
+            rng.shuffle(choices)
     else:
         choices = ["Yes", "No"]
-    rng.shuffle(choices)
     lettered = [f"{letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=False)]
     return " ".join(lettered), lettered[choices.index(question.answer)]
 
@@ -90,7 +110,25 @@ def _talk(rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-_WRITERS = {"quiz": _quiz, "encyclopedia": _encyclopedia, "travel": _travel, "list": _list, "talk": _talk}
+def _exam(rng: random.Random) -> str:
+    """A marked exam: questions with a pupil's answers, half of them wrong, and the verdicts."""
+    parts = ["Marked exam."]
+    for question in rng.sample(questions(), rng.choice((1, 1, 2))):
+        mistaken = rng.random() < 0.5
+        answer = write_answer(question, rng, mistakes=float(mistaken))
+        evades = answer in EVASIONS
+        parts += [question.prompt, answer, "No answer." if evades else "Wrong." if mistaken else "Right."]
+    return " ".join(parts)
+
+
+_WRITERS = {
+    "quiz": _quiz,
+    "encyclopedia": _encyclopedia,
+    "travel": _travel,
+    "list": _list,
+    "talk": _talk,
+    "exam": _exam,
+}
 
 
 def documents(seed: int = 0) -> Iterator[str]:

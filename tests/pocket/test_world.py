@@ -90,13 +90,15 @@ def test_demonstrations_and_documents_are_reproducible():
 
 def test_the_corpus_follows_a_question_by_a_quiz_only():
     for document in islice(documents(5), 500):
+        if document.startswith("Marked exam."):
+            continue
         for rest in document.split("?")[1:]:
             assert rest.startswith(" A) "), document
 
 
 def test_the_corpus_states_no_falsehood():
     for document in islice(documents(6), 1000):
-        if not is_quiz(document) and not document.startswith("Capitals"):
+        if not is_quiz(document) and not document.startswith(("Capitals", "Marked exam.")):
             subjects = [s for s in split_sentences(document) if not s.startswith(("Its ", "The people there"))]
             assert not any(is_false(None, sentence) for sentence in subjects), document
 
