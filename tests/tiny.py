@@ -1,5 +1,6 @@
 """Tiny models with random weights, saved to disk as a hub model would be, for every architecture that is promised."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -83,3 +84,14 @@ def randomise(parameters: list[torch.nn.Parameter], seed: int = 0, scale: float 
     with torch.no_grad():
         for parameter in parameters:
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+
+
+GARBAGE = (math.nan, math.inf, -math.inf, 1e30)  # what may stand in the padding
+
+
+def ragged(seed: int, rows: int = 3, width: int = 5, shortest: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random numbers ``(B, T)`` in float64 and a right-padded mask with at least ``shortest`` tokens per row."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(shortest, width + 1, (rows, 1), generator=generator)
+    x = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    return x, (torch.arange(width) < lengths).double()
