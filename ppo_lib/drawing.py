@@ -11,7 +11,7 @@ DIGITS = 4  # of every number drawn: a change in the last bit of a float never r
 
 def rounded(values: Iterable[Any]) -> list[float]:
     """``values`` (numbers, or tensors of one) as floats of four significant digits; ``None`` becomes NaN, a gap."""
-    plain = (float("nan") if value is None else float(value) for value in values)
+    plain = (float("nan") if value is None else float(getattr(value, "detach", lambda: value)()) for value in values)
     return [float(f"{value:.{DIGITS}g}") for value in plain]
 
 
@@ -67,6 +67,8 @@ def axis_for(values: Sequence[float], log: bool, fixed: tuple[float, float] | No
         steps = (1,) if len(powers) > 2 else (1, 3) if len(powers) == 2 else (1, 2, 5)
         ends = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [step * 10.0**power for power in ends for step in steps if low <= step * 10.0**power <= high]
+        if len(ticks) < 2:  # less than a power of ten: equal steps are rounder
+            ticks = axis_for([low, high], False, (low, high), 0.0).ticks
         return Axis(low, high, [float(f"{tick:.6g}") for tick in ticks], True)
     if fixed is None:
         margin = pad * (high - low) or 0.5 * abs(high) or 1.0
