@@ -44,21 +44,22 @@ def frame(value_coef: float, entropy_coef: float) -> Frame:
         ppo_loss(zero, zero, terms[2], value_coef, entropy_coef),
     ]
     total = ppo_loss(terms[0], terms[1], terms[2], value_coef, entropy_coef)
+    amounts = [float(one.detach()) for one in [*parts, total]]
     pulls = [float(torch.autograd.grad(one, hidden, retain_graph=True)[0].norm()) for one in parts]
     names = ("policy: L_policy", "value: +c₁·L_value", "entropy: −c₂·S")
     strongest = max(range(3), key=lambda i: pulls[i])
     share = 100 * pulls[strongest] / sum(pulls)
     return Frame(
         curves=(
-            curve("term of the loss", (*DEPARTMENTS, "total L"), [*map(float, parts), float(total)], kind="bars"),
+            curve("term of the loss", (*DEPARTMENTS, "total L"), amounts, kind="bars"),
             curve("length of its gradient", DEPARTMENTS, pulls, kind="bars", panel=1),
         ),
         rows=(
             *(
-                (name, short(term), short(part), short(pull))
-                for name, term, part, pull in zip(names, terms, parts, pulls, strict=True)
+                (name, short(term.detach()), short(amount), short(pull))
+                for name, term, amount, pull in zip(names, terms, amounts, pulls, strict=False)
             ),
-            ("total L", "", short(total), short(torch.autograd.grad(total, hidden)[0].norm())),
+            ("total L", "", short(amounts[3]), short(torch.autograd.grad(total, hidden)[0].norm())),
         ),
         sentence=(
             f"The {DEPARTMENTS[strongest]} term pulls hardest on the shared backbone: {short(share, 2)} % "
