@@ -11,8 +11,13 @@ DIGITS = 4  # of every number drawn: a change in the last bit of a float never r
 
 def rounded(values: Iterable[Any]) -> list[float]:
     """``values`` (numbers, or tensors of one) as floats of four significant digits; ``None`` becomes NaN, a gap."""
-    plain = (float("nan") if value is None else float(getattr(value, "detach", lambda: value)()) for value in values)
-    return [float(f"{value:.{DIGITS}g}") for value in plain]
+    return [float(f"{_plain(value):.{DIGITS}g}") for value in values]
+
+
+def _plain(value: Any) -> float:
+    if value is None:
+        return math.nan
+    return float(value.detach() if hasattr(value, "detach") else value)
 
 
 def number(value: float) -> str:
