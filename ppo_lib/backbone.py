@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from ppo_lib.tokens import TokenBatch
+from ppo_lib.tokens import TokenBatch, pad_pairs
 
 # The language-model head turns H numbers per token into V. It runs over slices of this many logits, which are
 # recomputed in the backward pass, so that no (B, T, V) tensor is ever held: 2^26 float32 logits are 256 MiB.
@@ -38,7 +38,8 @@ class Backbone(nn.Module):
         name: where it came from; saved with adapters, so that they find their base again.
 
     Raises:
-        ValueError: no EOS token, or a model whose logits are not its output embedding applied to its hidden states.
+        ValueError: no EOS token, a model whose logits are not its output embedding applied to its hidden states, or
+            one that cannot do with padding on the left.
     """
 
     def __init__(self, causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -49,7 +50,7 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         self._adapter: str | None = None
-        self._check_head()
+        self._check_forward()
 
     @classmethod
     def from_pretrained(
@@ -278,16 +279,27 @@ class Backbone(nn.Module):
         model.generation_config = self.causal_lm.generation_config
         return model
 
-    def _check_head(self) -> None:
-        ids = torch.tensor([[self.eos_token_ids[0], 0, 1]], device=self.device)
+    @torch.no_grad()
+    def _check_forward(self) -> None:
+        """See on a few tokens that the model can be read the way this class reads it, before a run is spent on it."""
+        prompt, longer = [self.eos_token_ids[0], 0], [1, 0, 1, 0]
+        ids = torch.tensor([[*prompt, 1]], device=self.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        with torch.no_grad():
-            own = self.causal_lm(**inputs).logits
-            ours = self.logits(self.body(**inputs).last_hidden_state)
-        if float((own - ours).abs().max()) > 1e-2 * float(ours.abs().max()):  # bfloat16 keeps 3 digits
+        own = self.causal_lm(**inputs).logits.float()
+        scale = float(own.abs().max())
+        head = self.logits(self.body(**inputs).last_hidden_state)
+        if not float((head - own).abs().max()) <= 1e-2 * scale:  # the same numbers, in a precision of their own
             raise ValueError(
                 f"model {self.name!r} ({self.causal_lm.config.model_type}) changes its logits after the output head "
                 "in a way that ppo_lib does not know; its log-probs would be wrong"
+            )
+        batch = pad_pairs([prompt, longer], [[1], [1]], self.pad_token_id).to(self.device)
+        padded = self.logits(self.hidden_states(batch))[:1, -ids.shape[1] :]
+        exact = self.causal_lm.dtype in (torch.float32, torch.float64)
+        if not float((padded - own).abs().max()) <= (1e-3 if exact else 0.2) * scale:
+            raise ValueError(
+                f"model {self.name!r} ({self.causal_lm.config.model_type}, {self.causal_lm.dtype}) gives other logits "
+                "when a prompt is padded on the left; its log-probs would depend on the batch"
             )
 
 

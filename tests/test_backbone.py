@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, EOS, PAD, VOCAB_SIZE, randomise, save_tiny
+from tiny import ARCHITECTURES, EOS, PAD, VOCAB_SIZE, byte_tokenizer, randomise, save_tiny
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, CohereConfig, T5Config, T5ForConditionalGeneration
 
 from ppo_lib import backbone as backbone_module
@@ -99,9 +99,17 @@ def test_the_seed_of_an_adapter_decides_its_weights_and_disturbs_no_other_random
     assert not torch.equal(a, c)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
-def test_logprobs_in_slices_equal_those_of_the_whole_with_their_gradients(build_tiny, monkeypatch, architecture):
-    backbone, batch = build_tiny(architecture, dtype="float64"), small_batch()
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "close"),
+    [
+        ("llama", "float64", {"atol": 1e-12, "rtol": 1e-10}),
+        ("gemma2", "float32", {"atol": 1e-5, "rtol": 1e-3}),  # its logits are capped in slices, too
+    ],
+)
+def test_logprobs_in_slices_equal_those_of_the_whole_with_their_gradients(
+    build_tiny, monkeypatch, architecture, dtype, close
+):
+    backbone, batch = build_tiny(architecture, dtype=dtype), small_batch()
     backbone.add_adapter("policy")
     randomise(backbone.adapter_parameters("policy"))
     results = []
@@ -118,11 +126,13 @@ def test_logprobs_in_slices_equal_those_of_the_whole_with_their_gradients(build_
     whole = torch.log_softmax(backbone.logits(backbone.hidden_states(batch, "policy")) / 0.7, dim=-1)
     whole = whole[:, batch.prompt_width - 1 : -1].detach()
     by_hand = whole.gather(-1, batch.responses.unsqueeze(-1)).squeeze(-1) * batch.mask
-    torch.testing.assert_close(results[0][0], by_hand)
-    torch.testing.assert_close(results[0][1], torch.distributions.Categorical(logits=whole).entropy() * batch.mask)
+    torch.testing.assert_close(results[0][0], by_hand, **close)
+    torch.testing.assert_close(
+        results[0][1], torch.distributions.Categorical(logits=whole).entropy() * batch.mask, **close
+    )
     for sliced in results[1:]:
         for a, b in zip(results[0], sliced, strict=True):
-            torch.testing.assert_close(a, b)
+            torch.testing.assert_close(a, b, **close)
 
 
 def test_hidden_states_of_padding_reach_no_logprob_and_no_gradient(build_tiny):
@@ -311,3 +321,15 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     with pytest.raises(ValueError, match="changes its logits"):
         Backbone.from_pretrained(folder)
+
+
+def test_a_model_that_cannot_do_with_left_padding_is_refused(build_tiny, tiny_folder):
+    with pytest.raises(ValueError, match="padded on the left"):
+        build_tiny("gemma2", dtype="float64")  # transformers' eager attention gives NaN there
+    causal_lm = AutoModelForCausalLM.from_pretrained(tiny_folder("gpt2"))
+    forward = causal_lm.base_model.forward
+    causal_lm.base_model.forward = lambda *ids, position_ids=None, **inputs: forward(
+        *ids, **inputs
+    )  # deaf to positions
+    with pytest.raises(ValueError, match="padded on the left"):
+        Backbone(causal_lm, byte_tokenizer(), "deaf")
