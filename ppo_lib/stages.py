@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ppo_lib.rollout import generate_text
 from ppo_lib.sft import SFTConfig, SFTTrainer
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
-CALIBRATION_PROMPTS = 256  # enough for mean and spread to a few percent
+CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the spread
 
 
 def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None = None) -> Stage:
@@ -61,15 +62,15 @@ class CalibratedRewardTrainer(RewardTrainer):
 
     def save(self, folder: str | Path) -> None:
         """Calibrate on sampled answers to prompts of the comparisons, then save."""
-        prompts = list(dict.fromkeys(prompt for prompt, _, _ in self.pairs))[:CALIBRATION_PROMPTS]
+        different = dict.fromkeys(prompt for prompt, _, _ in self.pairs)
+        prompts = list(islice(cycle(different), CALIBRATION_ANSWERS))  # few prompts are answered several times
         backbone = self.model.backbone
         longest = max(len(ids) for ids in backbone.tokenizer([chosen for _, chosen, _ in self.pairs])["input_ids"])
         context = backbone.context_length
         if context is not None:
             longest = min(longest, context - max(map(len, backbone.tokenizer(prompts)["input_ids"])))
-        # Twice, so that even one prompt gives two answers to take a spread of.
-        answers = [generate_text(backbone, prompts, longest, 1.0, seed=self.config.seed + i) for i in range(2)]
-        self.model.calibrate(prompts + prompts, answers[0] + answers[1])
+        answers = generate_text(backbone, prompts, longest, 1.0, seed=self.config.seed)
+        self.model.calibrate(prompts, answers)
         super().save(folder)
 
 
@@ -85,7 +86,7 @@ def pick_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device is {name!r}, but must be auto, cpu or cuda") from error
-    missing = device.type == "cuda" and not torch.cuda.is_available()
+    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     if device.type not in ("cpu", "cuda", "mps") or missing:
         raise ConfigError(f"device is {name!r}, but this machine has none; use auto or cpu")
     return name

@@ -162,6 +162,7 @@ def refused(capsys, code):
         ("reward_model=tests_reward:number", ["tests_reward:number", "not a function"]),
         ("device=toaster", ["device", "toaster", "auto, cpu or cuda"]),
         ("device=xla", ["device", "xla", "this machine has none"]),
+        ("device=cuda:99", ["device", "cuda:99", "this machine has none"]),
         ("max_new_tokens=1000", ["1000"]),
         ("beta", ["--set", "key=value"]),
     ],
