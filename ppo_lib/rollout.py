@@ -103,8 +103,7 @@ def sample(
             cache = output.past_key_values
             logits = backbone.logits(output.last_hidden_state[:, -1])  # (B, V)
             if temperature > 0:
-                probabilities = torch.softmax(logits / temperature, dim=-1)
-                tokens = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+                tokens = draw(torch.softmax(logits / temperature, dim=-1), generator)
             else:
                 tokens = logits.argmax(dim=-1)
             sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
@@ -114,6 +113,24 @@ def sample(
             if bool(finished.all()):
                 break
     return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
+
+
+def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one token per row, by inverting the cumulative distribution.
+
+    ``torch.multinomial`` draws as well, but from one seed it draws other tokens on an Intel CPU than on an AMD one.
+
+    Args:
+        probabilities: ``(B, V)``.
+        generator: source of randomness, on the same device.
+
+    Returns:
+        ``(B,)`` token ids, never one of probability 0.
+    """
+    heights = probabilities.double().cumsum(dim=-1)  # float64: thousands of small steps are summed
+    point = torch.rand(len(heights), 1, dtype=torch.float64, device=heights.device, generator=generator)
+    tokens = torch.searchsorted(heights, point * heights[:, -1:], right=True)
+    return tokens.squeeze(1).clamp(max=heights.shape[1] - 1)
 
 
 def generate_text(
