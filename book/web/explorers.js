@@ -36,16 +36,20 @@
       for (const { input, output, texts } of sliders) {
         output.textContent = input.ariaValueText = texts[input.value];
       }
-      slots.forEach((slot, i) => { slot.textContent = data.texts[cells[i]]; });
+      data.varying.forEach((slot, i) => { slots[slot].textContent = data.texts[cells[i]]; });
       strips.forEach((strip, i) => strip.replaceChildren(...tokens[i].map((token) => {
         const [text, value, tint] = data.tokens[token];
         return element("span", { className: `tint${tint}` }, element("b", { textContent: text }), ` ${value}`);
       })));
+      data.moving.forEach((place, i) => { data.still[place] = curves[i]; });
       const color = getComputedStyle(section).color;
       let next = 0;
       pictures.forEach((picture, k) => {
         const { traces, layout } = data.panels[k];
-        const drawn = traces.map((trace) => ({ ...trace, x: data.arrays[curves[next++]], y: data.arrays[curves[next++]] }));
+        const drawn = traces.map((trace) => {
+          const [x, y] = [data.still[next++], data.still[next++]].map((place) => data.arrays[place]);
+          return { ...trace, x, y };
+        });
         Plotly.react(picture, drawn, { ...layout, font: { ...layout.font, color } }, { staticPlot: true, responsive: true });
       });
       section.dataset.frame = index;

@@ -5,13 +5,18 @@ environment that gives the static form of the published book, otherwise the live
 """
 
 from ppo_lib.explorers.baselines import baseline
+from ppo_lib.explorers.beta_sweep import beta_runs
+from ppo_lib.explorers.bias_variance import gae_bias_variance
 from ppo_lib.explorers.clipping import clip
+from ppo_lib.explorers.computer import ppo_computer
 from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Parameter, Strip
 from ppo_lib.explorers.discounting import discount
 from ppo_lib.explorers.distances import policy_distance
 from ppo_lib.explorers.estimation import gae
 from ppo_lib.explorers.optima import closed_form
+from ppo_lib.explorers.real_ratios import clip_batch
 from ppo_lib.explorers.score_gaps import score_gap
+from ppo_lib.explorers.scrubbing import scrubber
 from ppo_lib.explorers.temperatures import temperature
 from ppo_lib.explorers.token_rewards import beta_tokens
 from ppo_lib.explorers.totals import total_loss
@@ -26,8 +31,10 @@ ALL = (
     beta_tokens,
     gae,
     clip,
+    clip_batch,
     total_loss,
     closed_form,
+    ppo_computer,
 )
 
 __all__ = [
@@ -38,5 +45,8 @@ __all__ = [
     "Panel",
     "Parameter",
     "Strip",
+    "beta_runs",
+    "gae_bias_variance",
+    "scrubber",
     *sorted(function.__name__ for function in ALL),
 ]

@@ -13,7 +13,7 @@ RATIOS = tuple(round(0.3 + 0.05 * i, 2) for i in range(31))
 CASES = (("A", 2, 1.1), ("B", 2, 1.5), ("C", -2, 0.9), ("D", -2, 0.5), ("E", 2, 0.5), ("F", -2, 1.5))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def objective(ratio: float, advantage: float, epsilon: float) -> tuple[float, float]:
     """J of one token, and dJ/dρ by autograd."""
     one = torch.ones(1, 1, dtype=torch.float64)
@@ -31,7 +31,10 @@ def clipped_part(ratio: float, advantage: float, epsilon: float) -> float:
 
 def frame(epsilon: float, advantage: float, ratio: float) -> Frame:
     """Surrogate, clipped surrogate, their minimum, and the gradient."""
-    both = [objective(one, advantage, epsilon) for one in RATIOS]
+    # The jumps of the gradient are drawn upright: two points close to each edge of the interval.
+    edges = {round(1 + side * (epsilon + beyond), 4) for side in (-1, 1) for beyond in (0, 0.001)}
+    ratios = sorted({*RATIOS, *(one for one in edges if RATIOS[0] <= one <= RATIOS[-1])})
+    both = [objective(one, advantage, epsilon) for one in ratios]
     value, slope = objective(ratio, advantage, epsilon)
     cases = [objective(at, advantage, epsilon)[0] if sign * advantage > 0 else math.nan for _, sign, at in CASES]
     plain, clipped = objective(ratio, advantage, math.inf)[0], clipped_part(ratio, advantage, epsilon)
@@ -43,9 +46,9 @@ def frame(epsilon: float, advantage: float, ratio: float) -> Frame:
         meaning = f"Inside the interval the gradient flows: ρ is pushed {'up' if advantage > 0 else 'down'}."
     return Frame(
         curves=(
-            curve("ρÂ", RATIOS, [objective(one, advantage, math.inf)[0] for one in RATIOS]),
-            curve("clip(ρ)·Â", RATIOS, [clipped_part(one, advantage, epsilon) for one in RATIOS]),
-            curve("minimum, the objective", RATIOS, [one[0] for one in both]),
+            curve("minimum, the objective", ratios, [one[0] for one in both]),
+            curve("ρÂ", ratios, [objective(one, advantage, math.inf)[0] for one in ratios]),
+            curve("clip(ρ)·Â", ratios, [clipped_part(one, advantage, epsilon) for one in ratios]),
             curve(
                 "cases A to F",
                 [at for _, _, at in CASES],
@@ -54,7 +57,7 @@ def frame(epsilon: float, advantage: float, ratio: float) -> Frame:
                 labels=[name for name, _, _ in CASES],
             ),
             curve("this ρ", [ratio], [value], kind="points"),
-            curve("gradient dJ/dρ", RATIOS, [one[1] for one in both], panel=1),
+            curve("gradient dJ/dρ", ratios, [one[1] for one in both], panel=1),
             curve("at this ρ", [ratio], [slope], kind="points", panel=1),
         ),
         rows=(

@@ -32,6 +32,7 @@ class Parameter:
         span: lowest and highest value of the live form; the ends of ``grid`` by default.
         step: of the live slider; a hundredth of the span by default. Any value can be typed.
         log: a logarithmic live slider.
+        listed: only the values of ``grid`` mean something (recorded runs, say), in the live form too.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Parameter:
     span: tuple[float, float] | None = None
     step: float | None = None
     log: bool = False
+    listed: bool = False
 
     def __post_init__(self) -> None:
         if self.start not in self.grid:
@@ -63,7 +65,8 @@ class Curve:
         y: numbers; NaN interrupts a line.
         kind: ``"line"``, ``"points"`` or ``"bars"``.
         panel: index of the picture it stands in.
-        labels: a short text at each point, or none.
+        labels: a short text at each point, or none; the same in every frame.
+        spread: half the length of the error bar at each point, or none; the same in every frame.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Curve:
     kind: Kind = "line"
     panel: int = 0
     labels: tuple[str, ...] = ()
+    spread: tuple[float, ...] = ()
 
 
 def quiet(values: Iterable[Any]) -> list[float]:
@@ -92,20 +96,21 @@ def curve(
     kind: Kind = "line",
     panel: int = 0,
     labels: Sequence[str] = (),
+    spread: Iterable[Any] = (),
 ) -> Curve:
     """A :class:`Curve` from any numbers (tensors too), rounded to four digits.
 
     Raises:
-        ValueError: x, y or labels of different lengths, or nothing to draw.
+        ValueError: x, y, labels or spread of different lengths, or nothing to draw.
     """
     across: list[Any] = list(x)
     places = tuple(across) if across and isinstance(across[0], str) else tuple(quiet(across))
     heights = tuple(quiet(y))
-    if len(places) != len(heights) or not heights or (labels and len(labels) != len(heights)):
-        raise ValueError(
-            f"curve {name!r} has {len(places)} x, {len(heights)} y and {len(labels)} labels, but needs one each"
-        )
-    return Curve(name, places, heights, kind, panel, tuple(labels))
+    bars = tuple(quiet(spread))
+    lengths = {len(one) for one in (places, heights, labels or heights, bars or heights)}
+    if len(lengths) != 1 or not heights:
+        raise ValueError(f"curve {name!r} has x, y, labels or spread of different lengths {sorted(lengths)}, or none")
+    return Curve(name, places, heights, kind, panel, tuple(labels), bars)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class Panel:
     y_range: tuple[float, float] | None = None
     log_x: bool = False
     log_y: bool = False
+    stacked: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class Explorer:
         parameters: the sliders.
         function: of the parameters by name, giving a :class:`Frame`.
         panels: the pictures.
-        header: of the table of numbers.
+        header: of the table of numbers; empty texts for pairs of name and value.
     """
 
     name: str
@@ -178,7 +184,7 @@ class Explorer:
     parameters: tuple[Parameter, ...]
     function: Callable[..., Frame]
     panels: tuple[Panel, ...]
-    header: tuple[str, ...] = ("", "value")
+    header: tuple[str, ...] = ("", "")
 
     def settings(self) -> Iterator[dict[str, Value]]:
         """Every grid point, the last parameter moving fastest: the order in which the page counts its frames."""

@@ -13,7 +13,7 @@ STEPS = 21
 
 
 def weights(gamma: float, lam: float) -> list[float]:
-    """(γλ)^l for l = 0, 1, …: what Â of the first token takes from a surprise l tokens later."""
+    """(γλ)ˡ for l = 0, 1, …: what Â of the first token takes from a surprise l tokens later."""
     surprises = torch.eye(STEPS, dtype=torch.float64)
     # With a critic that says 0 everywhere, the surprise is the reward: row l is surprised l tokens after the first.
     taken = gae_of(surprises, torch.zeros_like(surprises), torch.ones_like(surprises), gamma, lam)
@@ -42,7 +42,7 @@ def frame(gamma: float, lam: float) -> Frame:
         curves=(
             curve("δ, surprise", TOKENS, deltas, kind="bars"),
             curve("Â, advantage", TOKENS, advantages[0], kind="bars"),
-            curve("weight (γλ)^l", range(STEPS), taken, panel=1),
+            curve("weight (γλ)ˡ", range(STEPS), taken, panel=1),
         ),
         rows=tuple(
             (token, *(short(one) for one in numbers))
@@ -55,7 +55,7 @@ def frame(gamma: float, lam: float) -> Frame:
 
 
 def gae() -> Explorer:
-    """γ, λ: per token δ, the weights (γλ)^l and Â; λ = 0 is TD, λ = 1 Monte Carlo."""
+    """γ, λ: per token δ, the weights (γλ)ˡ and Â; λ = 0 is TD, λ = 1 Monte Carlo."""
     return Explorer(
         name="gae",
         title="How far ahead should a token look for its credit?",
@@ -72,5 +72,5 @@ def gae() -> Explorer:
             Panel("Surprise and advantage of each token.", "token", "reward", y_range=(-3.6, 2.6)),
             Panel("What a later surprise counts for.", "l, tokens ahead", "weight", (-0.5, 20.5), (-0.04, 1.06)),
         ),
-        header=("token", "r", "V", "δ", "(γλ)^l, l = 0, 1, 2", "Â", "R̂"),
+        header=("token", "r", "V", "δ", "(γλ)ˡ, l = 0, 1, 2", "Â", "R̂"),
     )

@@ -39,6 +39,8 @@ def control(parameter: Parameter) -> Any:
     }
     if any(isinstance(value, str) for value in grid):
         return ipywidgets.Dropdown(options=list(grid), value=start, **look)
+    if parameter.listed:
+        return ipywidgets.SelectionSlider(options=[(parameter.text(one), one) for one in grid], value=start, **look)
     low, high = parameter.span or (float(grid[0]), float(grid[-1]))
     if all(isinstance(value, int) for value in grid) and parameter.step is None:
         return ipywidgets.IntSlider(value=start, min=int(low), max=int(high), **look)

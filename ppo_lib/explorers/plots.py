@@ -4,6 +4,7 @@ The published page and the live widget use the same dictionaries, so that they s
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from ppo_lib.drawing import bar, dot, path, rounded
@@ -44,6 +45,8 @@ def style(one: Curve, index: int) -> dict[str, Any]:
         return {"type": "scatter", "mode": "lines", "name": one.name, "line": line}
     mark = {"color": color, "size": 11, "symbol": SYMBOLS[index % len(SYMBOLS)]}
     drawn = {"type": "scatter", "mode": "markers", "name": one.name, "marker": mark, "cliponaxis": False}
+    if one.spread:
+        drawn["error_y"] = {"type": "data", "array": [plain(half) for half in one.spread], "thickness": 1.5, "width": 5}
     if one.labels:
         drawn |= {"mode": "markers+text", "text": list(one.labels), "textposition": "top center"}
     return drawn
@@ -84,6 +87,7 @@ def layout(panel: Panel) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "showlegend": False,
         "bargap": 0.3,
+        "barmode": "stack" if panel.stacked else "group",
         "xaxis": axis(panel.x, panel.x_range, panel.log_x),
         "yaxis": axis(panel.y, panel.y_range, panel.log_y),
     }
@@ -94,6 +98,9 @@ def picture(explorer: Explorer, frame: Frame, index: int) -> str:
     panel = explorer.panels[index]
     figure = Figure(panel.caption, panel.x, panel.y, panel.log_x, panel.log_y, panel.y_range)
     for one in curves_of(frame, index):
+        if one.kind != "bars" and isinstance(one.x[0], str):
+            figure.categories = figure.categories or [str(x) for x in one.x]
+            one = replace(one, x=tuple(float(figure.categories.index(str(x))) for x in one.x))
         if one.kind == "bars":
             figure.bars([str(x) for x in one.x], one.y, one.name)
         elif one.kind == "points":

@@ -32,22 +32,28 @@ class Table:
 
 def shape(frame: Frame) -> tuple[Any, ...]:
     """What must be the same in every frame of an explorer, since the page builds it once."""
-    curves = tuple((one.name, one.kind, one.panel, len(one.labels) > 0) for one in frame.curves)
+    curves = tuple((one.name, one.kind, one.panel, one.labels, one.spread) for one in frame.curves)
     return curves, len(frame.rows), tuple(one.caption for one in frame.strips)
+
+
+def changing(rows: list[list[int]]) -> list[int]:
+    """The columns that do not hold one number throughout."""
+    return [i for i, column in enumerate(zip(*rows, strict=True)) if len(set(column)) > 1]
 
 
 def payload(explorer: Explorer) -> dict[str, Any]:
     """The whole grid as the page's script reads it.
 
-    ``frames[i]`` holds indices: of ``texts`` (the sentence, then the cells row by row), of ``arrays`` (x and y of each
-    curve, picture by picture), and of ``tokens`` (for each strip).
+    ``frames[i]`` holds indices: of ``texts`` for each place in ``varying``, counted over the sentence and then the
+    cells row by row; of ``arrays`` for each place in ``moving``, counted over x and y of each curve, picture by picture;
+    and of ``tokens`` for each strip. What never changes is not repeated: texts stand in the page, arrays in ``still``.
 
     Raises:
         ValueError: a frame with other curves or rows than the first.
     """
     first = explorer.frame(**explorer.start())
     texts, arrays, tokens = Table(), Table(), Table()
-    frames = []
+    frames: list[list[Any]] = []
     for setting in explorer.settings():
         frame = explorer.frame(**setting)
         if shape(frame) != shape(first):
@@ -61,7 +67,14 @@ def payload(explorer: Explorer) -> dict[str, Any]:
         ]
         strips = [[tokens.add(list(token)) for token in one.tokens] for one in frame.strips]
         frames.append([[texts.add(frame.sentence), *cells], curves, *([strips] if strips else [])])
+    still = list(frames[0][1])
+    varying, moving = (changing([one[part] for one in frames]) for part in (0, 1))
+    for one in frames:
+        one[:2] = [one[0][i] for i in varying], [one[1][i] for i in moving]
     return {
+        "varying": varying,
+        "moving": moving,
+        "still": still,
         "parameters": [
             {"label": one.label, "texts": [one.text(value) for value in one.grid], "start": one.grid.index(one.start)}
             for one in explorer.parameters
@@ -78,15 +91,16 @@ def payload(explorer: Explorer) -> dict[str, Any]:
 
 
 def numbers(explorer: Explorer, frame: Frame) -> str:
-    """The table; the script swaps the text of what carries ``data-text``."""
-    head = "".join(f'<th scope="col">{escape(text) or "<span>quantity</span>"}</th>' for text in explorer.header)
+    """The table; the script swaps the text of what carries ``data-text``. A table of pairs needs no head."""
+    named = "".join(f'<th scope="col">{escape(text)}</th>' for text in explorer.header)
     rows = "".join(
         f'<tr><th scope="row" data-text>{escape(row[0])}</th>'
         + "".join(f"<td data-text>{escape(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in frame.rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    head = f"<thead><tr>{named}</tr></thead>" if explorer.header[0] else ""
+    return f"<table>{head}<tbody>{rows}</tbody></table>"
 
 
 def legend(explorer: Explorer, frame: Frame, panel: int) -> str:

@@ -1,0 +1,104 @@
+"""Stepping through a recorded run: its curves with a cursor, and what the policy answered at that step."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ppo_lib.explorers.core import Explorer, Frame, Panel, Parameter, curve, short, strip
+from ppo_lib.recordings import RecordedRun, load_recorded
+
+# What colours the tokens: name, column of the recording, unit, value of the full tint.
+QUANTITIES = {
+    "advantage Â": ("advantage", "units of the batch's spread", 2.0),
+    "log-ratio to the reference": ("kl", "nats", 2.0),
+    "value V": ("value", "reward", 2.0),
+}
+RUNS = {
+    "β = 0, no rubber band": "pocket/beta_0.0/seed_0",
+    "β = 0.02": "pocket/beta_0.02/seed_0",
+    "β = 0.1": "pocket/beta_0.1/seed_0",
+    "β = 0.5": "pocket/beta_0.5/seed_0",
+    "all brakes off": "pocket/all_off/seed_0",
+}
+FIGURES = (("score_mean", "proxy score", 0), ("gold_mean", "gold score", 0), ("kl_k1", "KL to the reference", 1))
+
+
+@lru_cache
+def recording(run: str) -> RecordedRun:
+    """A recorded run by its readable name."""
+    return load_recorded(RUNS[run])
+
+
+def answer_at(run: str, prompt: str, step: float) -> dict[str, Any]:
+    """The recorded answer to ``prompt`` at the recorded step nearest to ``step``."""
+    rows = [row for row in recording(run).samples if row["prompt"] == prompt and "tokens" in row]
+    return min(rows, key=lambda row: abs(row["iteration"] - step))
+
+
+def frame(run: str, prompt: str, step: float, quantity: str) -> Frame:
+    """Curves with a cursor at ``step``; the answer with ``quantity`` on its tokens."""
+    row = answer_at(run, prompt, step)
+    column, unit, scale = QUANTITIES[quantity]
+    metrics = recording(run)
+    iterations = metrics.column("iteration")
+    curves = [curve(name, iterations, metrics.column(metric), panel=panel) for metric, name, panel in FIGURES]
+    for panel in (0, 1):
+        # Iteration 0 is before training: the cursor stands at the first measurement.
+        at = max(int(row["iteration"]), 1) - 1
+        heights = [metrics.column(metric)[at] for metric, _, where in FIGURES if where == panel]
+        curves.append(curve("this step", [iterations[at]] * len(heights), heights, "points", panel))
+    when = "before training" if row["iteration"] == 0 else f"after iteration {row['iteration']}"
+    return Frame(
+        curves=tuple(curves),
+        rows=(
+            ("proxy score of this answer", short(row["score"], 3)),
+            ("gold score of this answer", short(row["gold"], 3)),
+            ("log-ratio summed over the answer", f"{short(sum(row['kl']), 3)} nats"),
+            ("length", f"{len(row['tokens'])} tokens"),
+        ),
+        sentence=f"{when.capitalize()}, asked “{prompt}”: “{' '.join(str(row['response']).split())}”",
+        strips=(
+            strip(f"{quantity} of each token ({unit}; blue above 0, orange below)", row["tokens"], row[column], scale),
+        ),
+    )
+
+
+def scrubber(
+    run: str | Sequence[str] = "β = 0, no rubber band",
+    prompt: str | None = None,
+    quantities: Sequence[str] = tuple(QUANTITIES),
+    name: str = "scrubber",
+) -> Explorer:
+    """Step through a recorded run, or several.
+
+    Args:
+        run: one of ``RUNS``, or several to choose from.
+        prompt: show only this one; all recorded prompts by default.
+        quantities: what may colour the tokens, of ``QUANTITIES``.
+        name: another one where a page has two scrubbers.
+
+    Raises:
+        ValueError: a run or quantity that is not known.
+    """
+    runs = (run,) if isinstance(run, str) else tuple(run)
+    unknown = [one for one in runs if one not in RUNS] + [one for one in quantities if one not in QUANTITIES]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is unknown; runs are {list(RUNS)}, quantities {list(QUANTITIES)}")
+    rows = [row for row in recording(runs[0]).samples if "tokens" in row]
+    prompts = (prompt,) if prompt else tuple(dict.fromkeys(row["prompt"] for row in rows))
+    steps = tuple(sorted({int(row["iteration"]) for row in rows}))
+    return Explorer(
+        name=name,
+        title="What did the policy answer at each step, and where did the credit go?",
+        parameters=(
+            Parameter("run", "run", runs, runs[0]),
+            Parameter("step", "iteration", steps, steps[-1], listed=True),
+            Parameter("prompt", "prompt", prompts, prompts[0]),
+            Parameter("quantity", "colour of the tokens", tuple(quantities), quantities[0]),
+        ),
+        function=frame,
+        panels=(
+            Panel("Mean scores of each batch.", "iteration", "score"),
+            Panel("How far the policy has drifted.", "iteration", "KL (nats per response)"),
+        ),
+    )
