@@ -74,13 +74,13 @@ def bands() -> dict[str, Band]:
     inf = math.inf
     return {
         "ratio_first_error": Band(0, 1e-6, "distance of the first ratios from 1; rounding only"),
-        "ratio_max": Band(0, 10, "largest probability ratio of the updates"),
+        "ratio_max": Band(0, 50, "largest probability ratio of the updates; heavy-tailed"),
         "clip_fraction": Band(0.0, 0.3, "share of tokens whose gradient the clip stopped"),
         "approx_kl": Band(-inf, 0.1, "how far one iteration's updates moved the policy, nats/token"),
         "kl_k1": Band(-1, 30, "KL to the reference, nats/response; may dip below 0 by noise"),
         "kl_k3": Band(0, 30, "KL to the reference, nats/response; never negative"),
         "entropy": Band(0.02, inf, "randomness of the next token, nats; falls slowly"),
-        "explained_variance": Band(0.0, 1.0, "share of the returns' variance the critic foresees"),
+        "explained_variance": Band(-0.1, 1.0, "share of the returns' variance the critic foresees"),
         "eos_rate": Band(0.7, 1.0, "share of responses that end within the budget"),
         "score_std": Band(1e-3, inf, "spread of the scores; without one there is nothing to learn"),
         "grad_norm": Band(0, inf, "gradient length before clipping; steady within a factor 10"),
@@ -119,3 +119,9 @@ def mean(rows: Rows, metric: str) -> float:
     values = column(rows, metric)
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else math.nan
+
+
+def noise(values: Numbers) -> float:
+    """Standard deviation of one iteration's noise, from successive differences, which a slow trend hardly enters."""
+    steps = np.diff(values[np.isfinite(values)])
+    return float(steps.std() / math.sqrt(2)) if len(steps) else 0.0

@@ -50,11 +50,13 @@ STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em; overflow-wrap: anywhere; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em; }
+body { overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2em; border-top: 1px solid var(--line); padding-top: .6em; }
 table { border-collapse: collapse; font-size: .9em; } caption { text-align: left; padding: .3em 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .25em .6em; vertical-align: top; min-width: 3em; }
 td { white-space: pre-wrap; } .table-scroll { overflow-x: auto; }
+.charts > div { max-width: 420px; }
 figcaption, .quiet { font-size: .9em; opacity: .8; } summary { cursor: pointer; }
 .finding { border-left: 4px solid #c9661a; background: var(--soft); padding: .4em .8em; margin: .5em 0; }
 .finding.note { border-color: #2f7fc1; } pre { overflow-x: auto; background: var(--soft); padding: .6em; }

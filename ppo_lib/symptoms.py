@@ -1,11 +1,12 @@
 """Symptoms that show over many iterations: each rule reads a run and yields what it finds."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ppo_lib.bands import WINDOW, Finding, Rows, averaged, bands, column, ends, mean
+from ppo_lib.bands import WINDOW, Finding, Rows, averaged, bands, column, ends, mean, noise
 
 
 def last(rows: Rows) -> int:
@@ -59,7 +60,9 @@ def over_optimised(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
         return
     known = gold[WINDOW - 1 :]
     start, peak, final = float(known[0]), float(np.nanmax(known)), float(known[-1])
-    if peak - final > max(0.5 * (peak - start), 0.25):
+    # Four standard errors: the peak was picked as the highest of many noisy means.
+    clear = 4 * noise(column(rows, "gold_mean")) / math.sqrt(WINDOW)
+    if peak - final > max(0.5 * (peak - start), clear):
         yield Finding(
             "gold_mean", int(rows[WINDOW - 1 + int(np.nanargmax(known))]["iteration"]), final,
             f"near its peak of {peak:.2f}",

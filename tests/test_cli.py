@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -294,6 +295,27 @@ def test_a_tracker_gets_the_config_and_every_iteration(world, tmp_path, monkeypa
     assert [call[1] for call in calls[1:-1]] == [1, 2, 3, 4]
     assert "loss" in calls[1][2]
     assert "iteration" not in calls[1][2]
+
+
+def test_tensorboard_gets_every_metric_at_its_iteration(world, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "run" / "tensorboard")
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setattr("ppo_lib.trackers.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    assert train(world, "sft", tmp_path / "run", "--log", "tensorboard") == 0
+    losses = [row["loss"] for row in metrics_of(tmp_path / "run")]
+    assert [entry for entry in written if entry[0] == "loss"] == [("loss", v, i + 1) for i, v in enumerate(losses)]
+    assert written[-1] == "closed"
 
 
 def test_a_fault_in_the_code_is_not_taken_for_bad_input(world, tmp_path, monkeypatch):

@@ -375,6 +375,13 @@ def test_a_recorded_run_comes_back_rounded_and_with_the_same_bytes(tmp_path, mon
         run.column("gold_mean")
 
 
+def test_every_recording_of_the_package_loads_and_says_where_it_came_from():
+    for name in list_recorded():
+        run = load_recorded(name)
+        assert run.metrics, name
+        assert {"seed", "config", "hardware", "seconds", "versions"} <= set(run.manifest), name
+
+
 def test_an_unknown_recording_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match="no recorded run 'nothing'; recorded runs: "):
         load_recorded("nothing")
