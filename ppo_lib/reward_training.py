@@ -15,7 +15,7 @@ from torch import Tensor
 from ppo_lib.configuration import check_config, option
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.models import RewardModel
-from ppo_lib.tokens import encode_pairs
+from ppo_lib.tokens import encode_pairs, pair_ids
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
 
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
@@ -70,6 +70,11 @@ class RewardTrainer:
     def __init__(self, config: RewardConfig, model: RewardModel, pairs: Sequence[Pair]) -> None:
         self.config, self.model, self.pairs = config, model, list(pairs)
         self.order = Order(len(self.pairs), config.seed)
+        backbone = model.backbone
+        self.max_length = config.max_length or backbone.context_length
+        prompts, *answers = zip(*self.pairs, strict=True)
+        for responses in answers:  # refuse what does not fit now, not in an hour
+            pair_ids(backbone.tokenizer, prompts, responses, backbone.eos_token_ids[0], self.max_length)
         self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm)
         self.iteration = 0
         self.iterations = config.epochs * max(1, len(self.pairs) // config.batch)
@@ -84,7 +89,7 @@ class RewardTrainer:
             chosen + rejected,
             backbone.eos_token_ids[0],
             backbone.pad_token_id,
-            self.config.max_length or backbone.context_length,
+            self.max_length,
         )
         scores = self.model(batch.to(backbone.device))
         return scores[: len(pairs)], scores[len(pairs) :]

@@ -15,7 +15,7 @@ from torch import Tensor
 from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import check_config, option
 from ppo_lib.masking import masked_mean
-from ppo_lib.tokens import encode_pairs
+from ppo_lib.tokens import encode_pairs, pair_ids
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
 
 
@@ -56,6 +56,9 @@ class SFTTrainer:
         self.config, self.backbone = config, backbone
         self.demonstrations = list(demonstrations)
         self.order = Order(len(self.demonstrations), config.seed)
+        self.max_length = config.max_length or backbone.context_length
+        prompts, responses = zip(*self.demonstrations, strict=True)  # refuse what does not fit now, not in an hour
+        pair_ids(backbone.tokenizer, prompts, responses, backbone.eos_token_ids[0], self.max_length)
         if config.lora_rank:
             backbone.add_adapter("policy", config.lora_rank, seed=config.seed)
             parameters = backbone.adapter_parameters("policy")
@@ -79,7 +82,7 @@ class SFTTrainer:
             responses,
             backbone.eos_token_ids[0],
             backbone.pad_token_id,
-            self.config.max_length or backbone.context_length,
+            self.max_length,
         ).to(backbone.device)
         hidden = backbone.hidden_states(batch, "policy" if self.config.lora_rank else None)
         states = hidden[:, batch.prompt_width - 1 : -1]  # the state before each response token

@@ -144,6 +144,31 @@ def pad_pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int
     )
 
 
+def pair_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    eos_token_id: int,
+    max_length: int | None = None,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of prompts and of finished responses, which end with the EOS.
+
+    Raises:
+        ValueError: as :func:`encode_prompts`, another number of responses than prompts, or a pair that is too long.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; give the same number")
+    prompt_ids = encode_prompts(tokenizer, prompts)
+    response_ids = [[*ids, eos_token_id] for ids in tokenizer(list(responses), add_special_tokens=False)["input_ids"]]
+    for i, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
+        if max_length is not None and len(prompt) + len(response) > max_length:
+            raise ValueError(
+                f"pair {i} ({prompts[i][:40]!r}...) has {len(prompt) + len(response)} tokens, "
+                f"but at most {max_length} fit; shorten or drop it"
+            )
+    return prompt_ids, response_ids
+
+
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -163,17 +188,9 @@ def encode_pairs(
         max_length: refuse pairs of more tokens than this.
 
     Raises:
-        ValueError: as :func:`encode_prompts` and :func:`pad_pairs`, or a pair that is too long.
+        ValueError: as :func:`pair_ids`.
     """
-    prompt_ids = encode_prompts(tokenizer, prompts)
-    response_ids = [[*ids, eos_token_id] for ids in tokenizer(list(responses), add_special_tokens=False)["input_ids"]]
-    for i, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=False)):
-        if max_length is not None and len(prompt) + len(response) > max_length:
-            raise ValueError(
-                f"pair {i} ({prompts[i][:40]!r}...) has {len(prompt) + len(response)} tokens, "
-                f"but at most {max_length} fit; shorten or drop it"
-            )
-    return pad_pairs(prompt_ids, response_ids, pad_token_id)
+    return pad_pairs(*pair_ids(tokenizer, prompts, responses, eos_token_id, max_length), pad_token_id)
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:

@@ -1,0 +1,110 @@
+"""Reward-model training: Bradley-Terry on pooled scores, and nothing else moves."""
+
+import math
+
+import pytest
+import torch
+from tiny import randomise
+
+from ppo_lib.configuration import ConfigError
+from ppo_lib.losses import bradley_terry_loss
+from ppo_lib.models import ActorCritic, RewardModel
+from ppo_lib.reward_training import RewardConfig, RewardTrainer, pairs_from_ranking
+
+GOOD, BAD = ["yes!", "yes, it is", "oh yes"], ["no", "no, never so", "not"]
+PAIRS = [(f"Q{i}?", good, bad) for i in range(4) for good in GOOD for bad in BAD]
+TIMES = ("pairs_per_second", "peak_memory_bytes")
+
+
+def build(backbone, **options) -> RewardTrainer:
+    options = {"batch": 14, "microbatch": 14, "learning_rate": 1e-2, "lora_rank": 4, **options}
+    model = RewardModel(backbone, lora_rank=options["lora_rank"])
+    return RewardTrainer(RewardConfig(**options), model, PAIRS)
+
+
+def plain(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if key not in TIMES}
+
+
+def test_a_ranking_gives_all_its_ordered_pairs():
+    pairs = pairs_from_ranking("x", ["B", "A", "D", "C"])
+    assert ["".join(pair[1:]) for pair in pairs] == ["BA", "BD", "BC", "AD", "AC", "DC"]
+    assert {pair[0] for pair in pairs} == {"x"}
+
+
+def test_the_step_reports_the_loss_of_its_pairs_and_starts_at_log_2(build_tiny):
+    trainer = build(build_tiny())
+    metrics = trainer.step()
+    assert metrics["loss"] == pytest.approx(math.log(2))
+    assert metrics["accuracy"] == 0.0  # equal scores are not a right answer
+    chosen, rejected = trainer.score_pairs(PAIRS[:5])
+    prompts, good, bad = zip(*PAIRS[:5], strict=True)
+    assert chosen.tolist() == pytest.approx(trainer.model.scores(prompts, good), abs=1e-5)
+    assert rejected.tolist() == pytest.approx(trainer.model.scores(prompts, bad), abs=1e-5)
+    seen = trainer.evaluate(PAIRS[:5])
+    assert seen["loss"] == pytest.approx(bradley_terry_loss(chosen, rejected).item())
+    assert seen["accuracy"] == pytest.approx((chosen > rejected).double().mean().item())
+
+
+def test_one_two_and_seven_microbatches_give_one_update(build_tiny):
+    after = []
+    for microbatch in (14, 7, 2):
+        trainer = build(build_tiny(dtype="float64"), microbatch=microbatch)
+        randomise(trainer.model.parameters_to_train())
+        after.append((plain(trainer.step()), [p.detach().clone() for p in trainer.optimizer.parameters]))
+    for metrics, parameters in after[1:]:
+        assert metrics == pytest.approx(after[0][0], abs=1e-6)
+        for a, b in zip(after[0][1], parameters, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
+    options = {"epochs": 5, "batch": 6, "microbatch": 4}
+    trainer = build(build_tiny(), **options)
+    for _ in range(5):
+        trainer.step()
+    state = trainer.state()
+    metrics = [plain(trainer.step()) for _ in range(15)]
+    resumed = build(build_tiny(), **options)
+    resumed.load_state(*state)
+    assert [plain(resumed.step()) for _ in range(15)] == metrics
+    for a, b in zip(trainer.optimizer.parameters, resumed.optimizer.parameters, strict=True):
+        assert torch.equal(a, b)
+    held_out = [("A new one?", good, bad) for good in GOOD for bad in BAD]
+    assert trainer.evaluate(held_out)["accuracy"] > 0.9
+    assert trainer.evaluate(held_out)["loss"] < 0.3
+
+
+def test_only_its_own_adapter_and_head_move(build_tiny):
+    backbone = build_tiny()
+    policy = ActorCritic(backbone)
+    randomise(policy.parameters_to_train())
+    trainer = build(backbone, epochs=4)
+    own = {id(p) for p in trainer.model.parameters_to_train()}
+    others = [p for p in [*policy.parameters(), *trainer.model.parameters()] if id(p) not in own]
+    before = [p.detach().clone() for p in others]
+    moving = [p for p in trainer.model.parameters_to_train() if p is not trainer.model.head.bias]  # cancels in pairs
+    mine = [p.detach().clone() for p in moving]
+    for _ in range(3):
+        trainer.step()
+    assert all(torch.equal(a, b) for a, b in zip(others, before, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(moving, mine, strict=True))
+
+
+def test_the_saved_model_scores_the_same(build_tiny, tmp_path):
+    trainer = build(build_tiny())
+    for _ in range(3):
+        trainer.step()
+    trainer.save(tmp_path)
+    loaded = RewardModel.from_pretrained(tmp_path)
+    assert loaded.scores(["a"] * 3, GOOD) == trainer.model.scores(["a"] * 3, GOOD)
+
+
+def test_refusals(build_tiny):
+    with pytest.raises(ValueError, match="no example"):
+        RewardTrainer(RewardConfig(), RewardModel(build_tiny()), [])
+    with pytest.raises(ValueError, match=r"pair 0 .*at most 5 fit"):
+        build(build_tiny(), max_length=5)
+    for options in ({"epochs": 0}, {"lora_rank": 0}, {"max_grad_norm": 0.0}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=f"{next(iter(options))} is"):
+            RewardConfig(**options)
