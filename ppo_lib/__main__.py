@@ -9,6 +9,7 @@ Exit codes: 0 done; 2 bad input, told in one line; 1 a fault; 130 stopped by Ctr
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -112,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = str(error).splitlines()[0]
         print(f"ppo_lib: out of memory ({first}); lower microbatch: same result, less memory", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of the output went away, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
         print(f"ppo_lib: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

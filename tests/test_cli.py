@@ -382,6 +382,17 @@ def test_align_prints_before_and_after_and_writes_the_report(aligned):
     assert result["prompts"] == 8
 
 
+def test_a_reader_that_goes_away_is_no_bad_input(aligned):
+    out, _ = aligned
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppo_lib", "report", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(stages.__file__).parents[1],
+    )  # fmt: skip
+    process.stdout.close()
+    assert process.wait() in (0, 128 + signal.SIGPIPE)
+    assert "Traceback" not in process.stderr.read()
+
+
 def test_align_stands_on_the_models_it_has_just_made(aligned):
     out, _ = aligned
     for stage in ("reward", "ppo"):
