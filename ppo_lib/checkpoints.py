@@ -58,9 +58,7 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def save_checkpoint(
-    folder: Path, iteration: int, tensors: Tensors, values: Values, keep: int = 2
-) -> Path:
+def save_checkpoint(folder: Path, iteration: int, tensors: Tensors, values: Values, keep: int = 2) -> Path:
     """Write ``folder/000012`` for iteration 12 and keep the last ``keep`` checkpoints.
 
     Args:

@@ -73,11 +73,7 @@ def load_recorded(name: str) -> RecordedRun:
 
     def rows(file: str) -> list[dict[str, Any]]:
         packed = folder.joinpath(file)
-        return (
-            parse_lines(gzip.decompress(packed.read_bytes()).decode(), file)
-            if packed.is_file()
-            else []
-        )
+        return parse_lines(gzip.decompress(packed.read_bytes()).decode(), file) if packed.is_file() else []
 
     description = json.loads(folder.joinpath("manifest.json").read_text(encoding="utf-8"))
     return RecordedRun(rows("metrics.jsonl.gz"), rows("samples.jsonl.gz"), description)
@@ -105,17 +101,13 @@ def save_recorded(
     """
     if isinstance(name_or_dir, str):
         if not name_or_dir or any(part in ("", ".", "..") for part in name_or_dir.split("/")):
-            raise ValueError(
-                f"name is {name_or_dir!r}, but must be parts joined by '/', such as 'pocket/seed0'"
-            )
+            raise ValueError(f"name is {name_or_dir!r}, but must be parts joined by '/', such as 'pocket/seed0'")
         folder = Path(__file__).parent / "recorded" / name_or_dir
     else:
         folder = name_or_dir
     folder.mkdir(parents=True, exist_ok=True)
     for file, rows in (("metrics.jsonl.gz", metrics), ("samples.jsonl.gz", samples)):
-        lines = [
-            json.dumps(finite(rounded(row, digits)), ensure_ascii=False) + "\n" for row in rows
-        ]
+        lines = [json.dumps(finite(rounded(row, digits)), ensure_ascii=False) + "\n" for row in rows]
         # No time stamp in the header: recording twice changes nothing.
         (folder / file).write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
     text = json.dumps(finite(manifest), indent=2, ensure_ascii=False) + "\n"

@@ -15,7 +15,6 @@ from ppo_lib.configuration import (
     read_config,
     to_mapping,
 )
-
 from ppo_lib.ppo import PPOConfig
 
 
@@ -39,9 +38,7 @@ def test_to_mapping_is_the_inverse_of_read_config():
     assert read_config(Example, to_mapping(config)) == config
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("1e-4", 1e-4), ("2", 2.0), (".5", 0.5), ("1.0e-2", 0.01)]
-)
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("2", 2.0), (".5", 0.5), ("1.0e-2", 0.01)])
 def test_a_float_may_be_written_as_people_write_numbers(text, value):
     read = read_config(Example, parse_yaml(f"epsilon: {text}", "text")).epsilon
     assert read == value
@@ -104,13 +101,9 @@ def test_a_rule_between_fields_becomes_a_config_error_that_names_the_file():
 
         def __post_init__(self):
             if self.rollout % self.minibatch:
-                raise ValueError(
-                    f"rollout is {self.rollout}, not a multiple of minibatch {self.minibatch}"
-                )
+                raise ValueError(f"rollout is {self.rollout}, not a multiple of minibatch {self.minibatch}")
 
-    with pytest.raises(
-        ConfigError, match=r"run\.yaml: rollout is 8, not a multiple"
-    ):
+    with pytest.raises(ConfigError, match=r"run\.yaml: rollout is 8, not a multiple"):
         read_config(Linked, {"minibatch": 3}, where="run.yaml")
 
 
@@ -153,9 +146,7 @@ def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path):
 
 def test_overrides_reach_into_sections_and_leave_the_original_alone():
     original = {"seed": 1, "ppo": {"beta": 0.1}}
-    changed = apply_overrides(
-        original, ["seed=2", "ppo.beta=1e-3", "ppo.kind=k3", "ppo.target=null"]
-    )
+    changed = apply_overrides(original, ["seed=2", "ppo.beta=1e-3", "ppo.kind=k3", "ppo.target=null"])
     assert changed == {"seed": 2, "ppo": {"beta": "1e-3", "kind": "k3", "target": None}}
     assert original == {"seed": 1, "ppo": {"beta": 0.1}}
 
