@@ -137,8 +137,8 @@ def advantages() -> None:
         {
             "gamma": gamma,
             "lam": lam,
-            "bias": math.sqrt(max(bias / used, 0.0)),
-            "deviation": math.sqrt(variance / used),
+            "bias": round(math.sqrt(max(bias / used, 0.0)), 5),
+            "deviation": round(math.sqrt(variance / used), 5),
         }
         for (gamma, lam), (bias, variance) in sums.items()
     ]

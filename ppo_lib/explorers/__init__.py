@@ -30,6 +30,7 @@ ALL = (
     policy_distance,
     beta_tokens,
     gae,
+    gae_bias_variance,
     clip,
     clip_batch,
     total_loss,
@@ -46,7 +47,6 @@ __all__ = [
     "Parameter",
     "Strip",
     "beta_runs",
-    "gae_bias_variance",
     "scrubber",
     *sorted(function.__name__ for function in ALL),
 ]

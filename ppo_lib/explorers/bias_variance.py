@@ -28,9 +28,11 @@ def frame(gamma: float, lam: float) -> Frame:
     row = rows[here]
     share = 100 * (row["bias"] / errors[here]) ** 2
     if here == len(rows) - 1 and gamma == 1:
-        meaning = "λ = 1 and γ = 1: no bias at all, and the most noise"
+        meaning = "At λ = 1 and γ = 1 there is no bias at all, and the most noise"
     elif here == 0:
-        meaning = "λ = 0: little noise, but the critic's mistakes go straight into the advantage"
+        meaning = (
+            "At λ = 0 there is no noise, since one token's surprise is no gamble; the critic's mistakes are all bias"
+        )
     else:
         meaning = f"of the squared error, {short(share, 2)} % is bias and the rest noise"
     return Frame(
@@ -46,7 +48,7 @@ def frame(gamma: float, lam: float) -> Frame:
             ("total error", short(errors[here], 3)),
             ("λ with the smallest error at this γ", short(best)),
         ),
-        sentence=f"At λ = {short(lams[here])}, {meaning}." if "λ =" not in meaning else f"{meaning}.",
+        sentence=f"At λ = {short(lams[here])}, {meaning}." if not meaning.startswith("At") else f"{meaning}.",
     )
 
 

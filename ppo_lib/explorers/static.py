@@ -45,7 +45,7 @@ def payload(explorer: Explorer) -> dict[str, Any]:
     """The whole grid as the page's script reads it.
 
     ``frames[i]`` holds indices: of ``texts`` for each place in ``varying``, counted over the sentence and then the
-    cells row by row; of ``arrays`` for each place in ``moving``, counted over x and y of each curve, picture by picture;
+    cells row by row; of ``arrays`` for each place in ``moving``, counted over x and y of each curve, by picture;
     and of ``tokens`` for each strip. What never changes is not repeated: texts stand in the page, arrays in ``still``.
 
     Raises:
