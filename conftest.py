@@ -13,3 +13,8 @@ from scripts.execute_notebooks import ENVIRONMENT  # noqa: E402
 os.environ.update({key: os.environ.get(key) or value for key, value in ENVIRONMENT.items()})
 # Kernels that nbval starts run beside the notebook; they use the library as it stands here.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def pytest_sessionstart(session):
+    """Measure coverage of the tests alone: nbval's own measuring inside kernels leaves kernels without an answer."""
+    session.config.option.cov_source = None
