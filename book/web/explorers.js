@@ -27,7 +27,8 @@
     const sliders = data.parameters.map(({ label, texts, start }) => {
       const input = element("input", { type: "range", min: 0, max: texts.length - 1, step: 1, value: start });
       const output = element("output", { ariaLive: "off" });
-      return { input, output, texts, row: element("label", { hidden: texts.length < 2 }, label, input, output) };
+      const className = texts.some((text) => text.length > 12) ? "wide" : "";
+      return { input, output, texts, row: element("label", { hidden: texts.length < 2, className }, label, input, output) };
     });
 
     function show() {

@@ -113,9 +113,9 @@ def ppo_computer() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("What each token earns.", "token", "nats; reward"),
-            Panel("What each token is credited with.", "token", "reward"),
-            Panel("What the update does with it.", "token", "ratio; reward"),
+            Panel("What each token earns.", "token", "nats; reward", y_range=(-2.6, 5.4)),
+            Panel("What each token is credited with.", "token", "reward", y_range=(-6.6, 4.6)),
+            Panel("What the update does with it.", "token", "ratio; reward", y_range=(-10.2, 5.2)),
         ),
         header=("stage", "1 very", "2 very", "3 sleepy"),
     )

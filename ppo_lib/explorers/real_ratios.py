@@ -38,10 +38,21 @@ def cut(log_ratios: Tensor, advantages: Tensor, epsilon: float) -> tuple[Tensor,
     return (gradient == 0) & (advantages != 0), float(found.clip_fraction)
 
 
-def histogram(ratios: Tensor) -> list[int]:
-    """How many ratios lie nearest to each centre; those beyond the ends are counted at the ends."""
+def histogram(ratios: Tensor) -> list[float]:
+    """How many ratios lie nearest to each centre; those beyond the ends are counted at the ends.
+
+    The many at 1 are left out: drawn, they would press all others flat.
+    """
     nearest = ((ratios - CENTRES[0]) / 0.05).round().clamp(0, len(CENTRES) - 1).long()
-    return torch.bincount(nearest, minlength=len(CENTRES)).tolist()
+    counts = torch.bincount(nearest, minlength=len(CENTRES)).tolist()
+    return [math.nan if centre == 1 else count for centre, count in zip(CENTRES, counts, strict=True)]
+
+
+def highest() -> float:
+    """The largest count in any recorded epoch."""
+    rows = load_recorded(RUN).samples
+    logs = [torch.tensor(row["log_ratio"], dtype=torch.float64) for row in rows]
+    return max(count for one in logs for count in histogram(one.exp()) if not math.isnan(count))
 
 
 @lru_cache
@@ -75,6 +86,7 @@ def frame(epsilon: float, epoch: int, trained: str) -> Frame:
         ),
         rows=(
             ("tokens", str(ratios.numel())),
+            ("with a ratio within 2.5 % of 1, not drawn", str(int(((ratios - 1).abs() <= 0.025).sum()))),
             ("outside 1 ± ε", str(beyond)),
             ("clip fraction", f"{short(100 * fraction, 3)} %"),
             ("smallest and largest ratio", f"{short(ratios.min(), 3)} and {short(ratios.max(), 3)}"),
@@ -97,7 +109,7 @@ def clip_batch() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("Ratios of the tokens.", "ratio ρ", "tokens", (0.35, 1.65), stacked=True),
-            Panel("Clip fraction against the width.", "ε", "clip fraction (%)", (-0.01, 0.52)),
+            Panel("Ratios of the tokens.", "ratio ρ", "tokens", (0.35, 1.65), (0, 1.05 * highest()), stacked=True),
+            Panel("Clip fraction against the width.", "ε", "clip fraction (%)", (-0.01, 0.52), (-0.5, 15)),
         ),
     )

@@ -140,6 +140,7 @@ def html(explorer: Explorer) -> str:
         f'<div class="explorer-pictures">{pictures}</div>'
         f'<p class="explorer-sentence" data-text aria-live="polite">{escape(frame.sentence)}</p>'
         f"{tokens_html(frame.strips)}"
-        f'<div class="explorer-numbers">{numbers(explorer, frame)}</div>'
+        '<div class="explorer-numbers" tabindex="0" role="group" aria-label="The numbers">'
+        f"{numbers(explorer, frame)}</div>"
         f'<script type="application/json">{grid}</script></section>'
     )

@@ -91,8 +91,8 @@ def total_loss() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("What each term adds to the loss.", "term", "loss"),
-            Panel("How hard each pulls on the backbone.", "term", "gradient norm"),
+            Panel("What each term adds to the loss.", "term", "loss", y_range=(-3.8, 8)),
+            Panel("How hard each pulls on the backbone.", "term", "gradient norm", y_range=(0, 14)),
         ),
         header=("term", "alone", "in the loss", "gradient"),
     )
