@@ -115,5 +115,5 @@ def test_a_chapter_shows_its_figures_without_scripts(browser):
         pytest.skip("there is no chapter yet")
     with Visit(*browser, scripts=False) as visit:
         visit.page.goto((visit.html / f"{chapters[0]}.html").as_uri())
-        chart = visit.page.locator("figure.chart > svg, section.explorer table").first
+        chart = visit.page.locator("figure.chart > svg, figure.tokens, section.explorer table").first
         assert chart.is_visible()
