@@ -16,7 +16,7 @@ export BOOK_STATIC ?= 1
 export TQDM_DISABLE ?=
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup html book serve test check execute align bench clean
+.PHONY: help setup html strict book serve test check execute align bench clean
 
 help:
 	@echo "make book     build the book and print the address to open"
@@ -36,9 +36,12 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# Strict: a warning is an error, and all of them are shown before the build stops.
 html: $(READY)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . -W --keep-going
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build .
+
+# A warning is an error here, and all are shown. --all, since a page that is not read again does not warn again.
+strict: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --all -W --keep-going
 
 book: html
 	@echo
@@ -49,7 +52,7 @@ serve: html
 	@echo "Serving the book on http://localhost:$(PORT) (Ctrl-C stops)"
 	$(BIN)/python -m http.server $(PORT) --directory $(HTML) --bind localhost
 
-test: html
+test: strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests chapters \
