@@ -48,7 +48,7 @@ def control(parameter: Parameter) -> Any:
         ends = {"min": math.log10(low), "max": math.log10(high), "step": (math.log10(high) - math.log10(low)) / 200}
         return ipywidgets.FloatLogSlider(value=start, base=10, readout_format=".3g", **ends, **look)
     step = parameter.step or 10.0 ** math.floor(math.log10((high - low) / 100))
-    return ipywidgets.FloatSlider(value=start, min=low, max=high, step=step, readout_format=".4g", **look)
+    return ipywidgets.FloatSlider(value=start, min=low, max=high, step=step, readout_format=".3g", **look)
 
 
 def bundle(explorer: Explorer, frame: Frame, panel: int) -> dict[str, Any]:
@@ -84,7 +84,12 @@ def build(explorer: Explorer) -> tuple[Any, dict[str, Any], Any, list[Any]]:
     """The widget, and its parts for those who want to drive them: controls by name, words, pictures."""
     controls = {parameter.name: control(parameter) for parameter in explorer.parameters}
     text = ipywidgets.HTML()
-    pictures = [ipywidgets.Output(layout={"flex": "1 1 340px", "min_height": f"{HEIGHT}px"}) for _ in explorer.panels]
+    pictures = [
+        ipywidgets.Output(
+            layout={"flex": "1 1 340px", "width": "340px", "max_width": "640px", "min_height": f"{HEIGHT}px"}
+        )
+        for _ in explorer.panels
+    ]
 
     def update(_change: Any = None) -> None:
         frame = explorer.frame(**{name: one.value for name, one in controls.items()})
