@@ -46,8 +46,10 @@ SOLUTION = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the
 
 
 def chapter_paths(named: list[str]) -> list[Path]:
-    """The named notebooks, or all chapters in the book's order."""
-    return [Path(name).resolve() for name in named] if named else sorted(CHAPTERS.glob("[0-9][0-9]_*.ipynb"))
+    """The named notebooks, or all chapters in the book's order, and after them the pages that execute."""
+    if named:
+        return [Path(name).resolve() for name in named]
+    return [*sorted(CHAPTERS.glob("[0-9][0-9]_*.ipynb")), *sorted((ROOT / "book").glob("*.ipynb"))]
 
 
 def install_source() -> str:
