@@ -1,5 +1,6 @@
 """β against proxy score, gold score and KL, over recorded runs of the pocket model."""
 
+import math
 import statistics
 from functools import lru_cache
 
@@ -51,12 +52,16 @@ def frame(beta: float) -> Frame:
     best = max(zip(runs, ends["gold_mean"], strict=True), key=lambda pair: pair[1][0])[0]
     way = over_seeds(runs[nearest], "gold_mean")
     steps = range(1, len(way) + 1)
+    gaps = [at_end(runs[nearest], metric)[0] - at_end(runs[best], metric)[0] for metric in ("score_mean", "gold_mean")]
     if nearest == best:
-        meaning = "of all strengths tried, this one ends with the highest gold score"
-    elif nearest < best:
-        meaning = "the band is too slack: what the proxy gains beyond the best β, the gold score loses"
+        meaning = f"β = {short(best)} ends with the highest gold score of all strengths tried."
     else:
-        meaning = "the band is too tight: the policy stays near where it began, and both scores with it"
+        proxy_gap, gold_gap = (("+" if gap > 0 else "") + short(gap, 2) for gap in gaps)
+        drift = nats[0] - at_end(runs[best], "kl_k1")[0]
+        meaning = (
+            f"Against β = {short(best)}, which ends with the highest gold score, the proxy stands {proxy_gap} and the "
+            f"gold score {gold_gap}, at {short(abs(drift), 2)} nats {'more' if drift > 0 else 'less'} drift."
+        )
     return Frame(
         curves=(
             curve(
@@ -85,7 +90,12 @@ def frame(beta: float) -> Frame:
                 panel=2,
             ),
             curve("gold, mean of the seeds", steps, map(statistics.fmean, way), panel=2),
-            curve("gold, best and worst seed", [*steps, *steps], [*map(max, way), *map(min, way)], panel=2),
+            curve(
+                "gold, best and worst seed",
+                [*steps, len(way), *steps],
+                [*map(max, way), math.nan, *map(min, way)],
+                panel=2,
+            ),
         ),
         rows=(
             ("proxy score at the end", plus_minus(proxy)),
@@ -93,7 +103,7 @@ def frame(beta: float) -> Frame:
             ("KL at the end", f"{plus_minus(nats)} nats per response"),
             ("seeds", str(len(runs[nearest]))),
         ),
-        sentence=f"β = {short(nearest)}: {meaning}.",
+        sentence=meaning,
     )
 
 

@@ -50,7 +50,8 @@ def discount() -> Explorer:
                 "Discounted return at each token, for a reward of 1 on the last.",
                 "tokens before the end",
                 "return (reward)",
-                y_range=(0, 1.08),
+                x_range=(-3, 102),
+                y_range=(-0.04, 1.08),
             ),
         ),
     )

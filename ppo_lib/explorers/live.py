@@ -14,7 +14,7 @@ import ipywidgets
 from IPython.display import clear_output, display
 
 from ppo_lib.explorers.core import Explorer, Frame, Parameter
-from ppo_lib.explorers.plots import HEIGHT, layout, traces
+from ppo_lib.explorers.plots import HEIGHT, curves_of, layout, traces
 from ppo_lib.explorers.static import numbers, tokens_html
 
 PLOTLY_JS = "4.1.1"  # the version that the book vendors, a test holds them together
@@ -53,7 +53,7 @@ def control(parameter: Parameter) -> Any:
 
 def bundle(explorer: Explorer, frame: Frame, panel: int) -> dict[str, Any]:
     """One picture for whoever shows it: Plotly's MIME type, and HTML that brings its own plotly.js."""
-    drawn = layout(explorer.panels[panel])
+    drawn = layout(explorer.panels[panel], curves_of(frame, panel))
     drawn["font"] = drawn["font"] | {"color": MIDDLE_GREY}
     legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
     drawn |= {"showlegend": True, "legend": legend, "height": HEIGHT + 60, "margin": drawn["margin"] | {"t": 60}}

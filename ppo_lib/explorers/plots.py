@@ -77,8 +77,11 @@ def axis(name: str, span: tuple[float, float] | None, log: bool) -> dict[str, An
     return drawn
 
 
-def layout(panel: Panel) -> dict[str, Any]:
-    """Plotly's layout of one picture, on the ground of the page around it."""
+def layout(panel: Panel, drawn: list[Curve]) -> dict[str, Any]:
+    """Plotly's layout of one picture with these curves, on the ground of the page around it."""
+    across = axis(panel.x, panel.x_range, panel.log_x)
+    if any(isinstance(one.x[0], str) for one in drawn):
+        across["type"] = "category"  # "0.1" is a name here, and stands no nearer to "0.2" than to "0.05"
     return {
         "height": HEIGHT,
         "margin": {"l": 58, "r": 14, "t": 12, "b": 46},
@@ -88,7 +91,7 @@ def layout(panel: Panel) -> dict[str, Any]:
         "showlegend": False,
         "bargap": 0.3,
         "barmode": "stack" if panel.stacked else "group",
-        "xaxis": axis(panel.x, panel.x_range, panel.log_x),
+        "xaxis": across,
         "yaxis": axis(panel.y, panel.y_range, panel.log_y),
     }
 

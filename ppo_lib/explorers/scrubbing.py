@@ -7,12 +7,13 @@ from typing import Any
 from ppo_lib.explorers.core import Explorer, Frame, Panel, Parameter, curve, short, strip
 from ppo_lib.recordings import RecordedRun, load_recorded
 
-# What colours the tokens: name, column of the recording, unit, value of the full tint.
+# What colours the tokens: column of the recording, and the value of the full tint.
 QUANTITIES = {
-    "advantage Â": ("advantage", "units of the batch's spread", 2.0),
-    "log-ratio to the reference": ("kl", "nats", 2.0),
-    "value V": ("value", "reward", 2.0),
+    "advantage Â (whitened)": ("advantage", 2.0),
+    "log π_θ − log π_ref (nats)": ("kl", 2.0),
+    "value V (reward)": ("value", 2.0),
 }
+CAPTION = "The answer token by token, with the quantity chosen above: blue is positive, orange negative."
 RUNS = {
     "β = 0, no rubber band": "pocket/beta_0.0/seed_0",
     "β = 0.02": "pocket/beta_0.02/seed_0",
@@ -38,7 +39,7 @@ def answer_at(run: str, prompt: str, step: float) -> dict[str, Any]:
 def frame(run: str, prompt: str, step: float, quantity: str) -> Frame:
     """Curves with a cursor at ``step``; the answer with ``quantity`` on its tokens."""
     row = answer_at(run, prompt, step)
-    column, unit, scale = QUANTITIES[quantity]
+    column, scale = QUANTITIES[quantity]
     metrics = recording(run)
     iterations = metrics.column("iteration")
     curves = [curve(name, iterations, metrics.column(metric), panel=panel) for metric, name, panel in FIGURES]
@@ -57,9 +58,7 @@ def frame(run: str, prompt: str, step: float, quantity: str) -> Frame:
             ("length", f"{len(row['tokens'])} tokens"),
         ),
         sentence=f"{when.capitalize()}, asked “{prompt}”: “{' '.join(str(row['response']).split())}”",
-        strips=(
-            strip(f"{quantity} of each token ({unit}; blue above 0, orange below)", row["tokens"], row[column], scale),
-        ),
+        strips=(strip(CAPTION, row["tokens"], row[column], scale),),
     )
 
 

@@ -80,7 +80,10 @@ def payload(explorer: Explorer) -> dict[str, Any]:
             for one in explorer.parameters
         ],
         "panels": [
-            {"traces": [style(one, i) for i, one in enumerate(curves_of(first, k))], "layout": layout(panel)}
+            {
+                "traces": [style(one, i) for i, one in enumerate(curves_of(first, k))],
+                "layout": layout(panel, curves_of(first, k)),
+            }
             for k, panel in enumerate(explorer.panels)
         ],
         "texts": texts.items,
