@@ -13,6 +13,7 @@ from ppo_lib.kl import kl_exact
 from ppo_lib.masking import masked_mean, masked_var
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo import Experience, PPOConfig, PPOTrainer
+from ppo_lib.rollout import sample
 from ppo_lib.tokens import encode_pairs
 
 MANY_EOS = [EOS, *range(2, 40)]
@@ -83,6 +84,18 @@ def test_stored_logprobs_values_and_entropies_are_those_of_the_policy_that_sampl
     torch.testing.assert_close(e.entropy, -(logp.exp() * logp).sum(-1) * mask, **close)
     assert not torch.allclose(e.logprobs, e.ref_logprobs, atol=0.1)
     assert not any(x.requires_grad for x in (e.logprobs, e.ref_logprobs, e.values, e.entropy, e.advantages, e.returns))
+
+
+def test_the_rollout_is_a_sample_of_the_policy_at_the_temperature_and_seed(build):
+    trainer = build(temperature=0.7, seed=3)
+    e = trainer.collect(range(7))
+    ids = [trainer.prompt_ids[i] for i in range(7)]
+    expected = sample(trainer.backbone, ids, 9, 0.7, "policy", torch.Generator().manual_seed(3))
+    assert torch.equal(e.batch.sequences, expected.batch.sequences)
+    assert torch.equal(e.finished, expected.finished)
+    assert e.prompts == PROMPTS
+    again = trainer.collect(range(7), torch.Generator().manual_seed(3))  # a generator of the caller's
+    assert torch.equal(again.batch.sequences, expected.batch.sequences)
 
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
@@ -311,9 +324,9 @@ def test_metrics_are_what_they_say(build):
     assert m["response_length"] == pytest.approx(float(e.batch.mask.sum()) / 14)
     assert m["eos_rate"] == pytest.approx(float(e.finished.float().mean()))
     assert m["entropy"] == pytest.approx(float(masked_mean(e.entropy, e.batch.mask)))
-    sample = trainer.samples()[0]
-    assert (sample["prompt"], sample["response"]) == (e.prompts[0], e.texts[0])
-    assert sample["score"] == pytest.approx(float(e.scores[0]))
+    row = trainer.samples()[0]
+    assert (row["prompt"], row["response"]) == (e.prompts[0], e.texts[0])
+    assert row["score"] == pytest.approx(float(e.scores[0]))
     expected = {
         *("iteration", "score_mean", "score_std", "gold_mean", "kl_k1", "kl_k3", "entropy", "clip_fraction"),
         *("approx_kl", "ratio_max", "policy_loss", "value_loss", "explained_variance", "grad_norm"),

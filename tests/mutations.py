@@ -1,0 +1,239 @@
+"""Do the tests notice? Each mistake below is made on purpose in a copy of the library, and must turn a test red.
+
+    python tests/mutations.py            # all of them, one line each; exit code 1 when one survives
+    python tests/mutations.py gae clip   # those whose name holds one of the words
+
+A mutation is one textual change of one file. The copy lies in a temporary folder; the library itself is not touched.
+Heavy packages are imported once, and every mutation is tried in a fork of this process, so that all of them take a
+minute and not ten.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# (file, tests that must notice, which of them): {name: (right, wrong)}
+MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
+    ("losses.py", "test_losses.py", ""): {
+        "sft: sign": ("return F.cross_entropy", "return -F.cross_entropy"),
+        "sft: no shift": ("logits[:, :-1][counted]", "logits[:, 1:][counted]"),
+        "bradley-terry: sign": ("return -F.logsigmoid", "return F.logsigmoid"),
+        "bradley-terry: sides": ("chosen - rejected\n", "rejected - chosen\n"),
+        "policy gradient: sign": ("-masked_mean(logprobs * advantages", "masked_mean(logprobs * advantages"),
+        "clip: sign": ("PolicyLoss(-masked_mean(", "PolicyLoss(masked_mean("),
+        "clip: min becomes max": ("torch.minimum(unclipped", "torch.maximum(unclipped"),
+        "clip: not at all": ("ratio.clamp(1 - epsilon, 1 + epsilon)", "ratio"),
+        "clip: ratio upside down": ("(logprobs - old_logprobs).clamp", "(old_logprobs - logprobs).clamp"),
+        "clip: gradient through advantages": (
+            '"advantages", advantages, keep).detach()',
+            '"advantages", advantages, keep)',
+        ),
+        "dual clip: everywhere": ("torch.where(advantages < 0, ", "torch.where(advantages < 9e9, "),
+        "value loss: sign": ("return masked_mean(error", "return -masked_mean(error"),
+        "value loss: one half": ("(values - returns).square()", "(values - returns).square() / 2"),
+        "value clip: min of errors": ("error = torch.maximum(", "error = torch.minimum("),
+        "total: critic's sign": ("+ value_coef *", "- value_coef *"),
+        "total: entropy's sign": ("- entropy_coef *", "+ entropy_coef *"),
+        "entropy: sign": ("total = -(p", "total = (p"),
+        "entropy: padding reaches the gradient": ("torch.where(sound.unsqueeze(-1), logits, 0.0)", "logits"),
+    },
+    ("kl.py", "test_kl.py", ""): {
+        "kl: direction": ("logprobs - ref_logprobs\n    value", "ref_logprobs - logprobs\n    value"),
+        "kl: k3 without its control variate": ("torch.expm1(-d) + d", "torch.expm1(-d)"),
+        "kl: padding reaches the gradient": ("formula(torch.where(finite, d, 0.0))", "formula(d)"),
+        "kl: exact, of the other side": ("(p * (logp - logq)", "(p * (logq - logp)"),
+        "adaptive beta: sign": ("1 + error", "1 - error"),
+        "adaptive beta: no limit for huge batches": ("min(n / self.horizon, 1.0)", "n / self.horizon"),
+    },
+    ("rewards.py", "test_rewards.py", ""): {
+        "reward: sign of the kl": ("penalty = -beta", "penalty = beta"),
+        "reward: score one token early": ("return lengths - 1", "return (lengths - 2).clamp(min=0)"),
+        "reward: score on the first token": ("return lengths - 1", "return 0 * lengths"),
+        "reward: kl with a gradient": ("mask.bool()).detach()", "mask.bool())"),
+    },
+    ("advantages.py", "test_advantages.py", ""): {
+        "gae: off by one": ("values[:, 1:], torch.zeros_like(values[:, :1])", "values[:, :-1], values[:, :1]"),
+        "gae: no value of what follows": ("rewards + gamma * next_values", "rewards + 0 * next_values"),
+        "gae: value after the end": ("torch.zeros_like(values[:, :1])", "values[:, -1:]"),
+        "gae: lambda forgotten": ("_discounted_sum(deltas, gamma * lam)", "_discounted_sum(deltas, gamma)"),
+        "gae: gamma forgotten": ("_discounted_sum(deltas, gamma * lam)", "_discounted_sum(deltas, lam)"),
+        "gae: returns without values": ("advantages + fill_padding", "advantages + 0 * fill_padding"),
+        "gae: forwards": ("reversed(range(x.shape[1]))", "range(x.shape[1])"),
+    },
+    ("masking.py", "test_masking.py", ""): {
+        "mean: mask dropped": (".sum() / keep.sum()", ".mean()"),
+        "mean: per row": (".sum() / keep.sum()", ".sum() / len(keep)"),
+        "padding multiplied instead of replaced": ("torch.where(keep, x, torch.full_like(x, value))", "x * keep"),
+        "variance: biased": ("count - 1 if unbiased", "count if unbiased"),
+        "whitening: padding is not zero": (
+            "return torch.where(keep, whitened, torch.zeros_like(whitened))",
+            "return whitened",
+        ),
+    },
+    ("tokens.py", "test_tokens.py", ""): {
+        "batch: mask one token short": ("(columns < self.response_lengths", "(columns + 1 < self.response_lengths"),
+        "batch: prompt padding attended": ("(columns >= first) & ", ""),
+        "batch: eos not appended": ("[*ids, eos_token_id]", "[*ids]"),
+        "batch: prompts padded on the right": ("row[width - len(prompt) : width]", "row[: len(prompt)]"),
+    },
+    ("tokens.py", "test_models.py", "company and llama or company and gpt2"): {
+        "position ids dropped": (
+            "(self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)",
+            "self.attention_mask.cumsum(1) * 0",
+        ),
+        "position ids of columns": (
+            "(self.attention_mask.cumsum(dim=1) - 1)",
+            "(torch.ones_like(self.attention_mask).cumsum(1) - 1)",
+        ),
+    },
+    ("models.py", "test_models.py", "reference or temperature or last_counted or scored_by"): {
+        "states one too late": ("[:, batch.prompt_width - 1 : -1]", "[:, batch.prompt_width :]"),
+        "score at the last column": (
+            "last_token_index(batch.mask)\n",
+            "0 * last_token_index(batch.mask) + batch.responses.shape[1] - 1\n",
+        ),
+        "reference with its adapter on": ("self._states(batch, None)", 'self._states(batch, "policy")'),
+        "reference without temperature": ("batch.mask, temperature)[0]", "batch.mask)[0]"),
+    },
+    ("models.py", "test_models.py", "calibration"): {
+        "scores not normalised": ("return (raw - self.mean) / self.std", "return raw"),
+    },
+    ("backbone.py", "test_models.py", "company and llama"): {
+        "attention mask dropped": ("attention_mask=batch.attention_mask", "attention_mask=None"),
+    },
+    ("backbone.py", "test_backbone.py", "adapter or dropout or slices or trainable"): {
+        "temperature dropped from log-probs": ("self.logits(states) / temperature", "self.logits(states)"),
+        "dropout may be on": ("super().train(False)", "super().train(mode)"),
+        "soft cap dropped": ("logits if cap is None else torch.tanh(logits / cap) * cap", "logits"),
+        "adapter stays on": ("layer.enable_adapters(name is not None)", "layer.enable_adapters(True)"),
+        "backbone not frozen": ("self.requires_grad_(False)", "self.requires_grad_(True)"),
+    },
+    ("rollout.py", "test_rollout.py", ""): {
+        "sampling: temperature dropped": ("torch.softmax(logits / temperature", "torch.softmax(logits"),
+        "sampling: one eos id only": ("torch.isin(tokens, eos)", "(tokens == eos[0])"),
+        "sampling: eos not counted": ("lengths += ~finished\n", "lengths += ~(finished | torch.isin(tokens, eos))\n"),
+        "sampling: position ids of columns": (
+            "(attention.cumsum(dim=1) - 1)",
+            "(torch.ones_like(attention).cumsum(dim=1) - 1)",
+        ),
+    },
+    ("training.py", "test_training.py", ""): {
+        "adam: moments not kept": ('{"state": moments,', '{"state": {},'),
+        "adam: state not a copy": ('tensor.to("cpu", copy=True)', "tensor"),
+        "order: generator not kept": ('self.generator.set_state(tensors["order.generator"])', "pass"),
+        "schedule: above its peak": ("min(1.0, (iteration + 1)", "min((iteration + 1)"),
+    },
+    ("sft.py", "test_sft.py", ""): {
+        "sft: microbatches weigh the same": ("(loss * count).backward()", "(loss * 1).backward()"),
+        "sft: states one too late": ("batch.prompt_width - 1 : -1", "batch.prompt_width :"),
+    },
+    ("reward_training.py", "test_reward_training.py", ""): {
+        "reward training: mean of sums": ("(loss / len(rows)).backward()", "loss.backward()"),
+        "reward training: sides": (
+            "return scores[: len(pairs)], scores[len(pairs) :]",
+            "return scores[len(pairs) :], scores[: len(pairs)]",
+        ),
+    },
+    ("ppo.py", "test_ppo.py", "rollout or stored or rewards or gae or written or microbatches or whitening"): {
+        "ppo: reference for old log-probs": (
+            "experience.logprobs,\n                experience.ref",
+            "experience.ref_logprobs,\n                experience.ref",
+        ),
+        "ppo: reference updated by the actor": ("policy.reference_logprobs(part, config.temperature)", "seen.logprobs"),
+        "ppo: values for returns": ("value_loss(new.values, returns,", "value_loss(new.values, old_values,"),
+        "ppo: microbatches weigh the same": ("(share * loss).backward()", "loss.backward()"),
+        "ppo: temperature forgotten in the loss": (
+            "evaluate(batch, config.temperature, entropy_grad",
+            "evaluate(batch, 1.0, entropy_grad",
+        ),
+        "ppo: temperature forgotten at rollout": (
+            "config.max_new_tokens, config.temperature,",
+            "config.max_new_tokens, 1.0,",
+        ),
+        "ppo: penalty for the finished": ("* ~sampled.finished", "* sampled.finished"),
+        "ppo: kl in reward and loss": ('self.kl.beta if config.kl_in == "reward" else 0.0', "self.kl.beta"),
+        "ppo: sign of the kl loss": ("total = total + self.kl.beta", "total = total - self.kl.beta"),
+        "ppo: returns whitened with the advantages": (
+            "advantages = whiten(advantages, mask)",
+            "advantages, returns = whiten(advantages, mask), whiten(returns, mask)",
+        ),
+    },
+    ("ppo.py", "test_ppo.py", "goes_on or adaptive"): {
+        "ppo: beta not kept": ('self.kl.beta = float(values["beta"])', "pass"),
+        "ppo: generator not kept": ('self.generator.set_state(tensors["generator"].cpu())', "pass"),
+        "ppo: beta does not adapt": ('self.kl.update(metrics["kl_k1"], self.config.rollout_batch)', "pass"),
+    },
+}
+
+
+def try_one(file: str, tests: str, which: str, right: str, wrong: str) -> str:
+    """Make the mistake in a copy and run the tests on it; ``noticed``, or what happened instead."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        ignored = shutil.ignore_patterns("recorded", "weights", "__pycache__")
+        shutil.copytree(ROOT / "ppo_lib", copy / "ppo_lib", ignore=ignored)
+        source = copy / "ppo_lib" / file
+        text = source.read_text(encoding="utf-8")
+        if right not in text:
+            return f"{file} no longer holds {right!r}: bring the mutation up to date"
+        source.write_text(text.replace(right, wrong), encoding="utf-8")
+        (copy / "tests").mkdir()
+        for name in ("tiny.py", "conftest.py", tests):
+            shutil.copy(ROOT / "tests" / name, copy / "tests" / name)
+        child = os.fork()
+        if child == 0:
+            os._exit(run_tests(copy, f"tests/{tests}", which))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {0: "SURVIVED", 1: "noticed"}.get(code, f"the tests did not run (exit code {code})")
+
+
+def run_tests(copy: Path, tests: str, which: str) -> int:
+    """In a fork: pytest on the copy's library and tests. Gives pytest's exit code."""
+    import pytest
+
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    (copy / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        code = pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-k", which, tests])
+    import ppo_lib
+
+    return int(code) if Path(ppo_lib.__file__).is_relative_to(copy) else 99
+
+
+def main(words: list[str]) -> int:
+    import hypothesis
+    import peft
+    import torch
+    import transformers  # imported here, once, for all forks
+
+    torch.set_num_threads(1)  # a fork of a process with threads could hang
+    ready = (hypothesis, peft, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
+    assert all(ready)
+    begin, survivors, count = time.perf_counter(), [], 0
+    control = try_one("training.py", "test_training.py", "", "torch", "torch")
+    if control != "SURVIVED":
+        print(f"the tests do not pass on an unchanged copy: {control}")
+        return 1
+    for (file, tests, which), mutations in MUTATIONS.items():
+        for name, (right, wrong) in mutations.items():
+            if words and not any(word in name for word in words):
+                continue
+            start, count = time.perf_counter(), count + 1
+            result = try_one(file, tests, which, right, wrong)
+            print(f"{name:45s} {result}  ({time.perf_counter() - start:.1f} s)", flush=True)
+            if result != "noticed":
+                survivors.append(name)
+    print(f"{count} mutations, {len(survivors)} not noticed, {time.perf_counter() - begin:.0f} s")
+    return 1 if survivors or not count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
