@@ -51,6 +51,9 @@
           const [x, y] = [data.still[next++], data.still[next++]].map((place) => data.arrays[place]);
           return { ...trace, x, y };
         });
+        // Drawing is the slow part: a picture that shows the same as before is left alone.
+        const same = picture.data?.every(({ x, y }, i) => x === drawn[i].x && y === drawn[i].y);
+        if (same && picture.layout.font.color === color) return;
         Plotly.react(picture, drawn, { ...layout, font: { ...layout.font, color } }, { staticPlot: true, responsive: true });
       });
       section.dataset.frame = index;
