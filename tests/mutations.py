@@ -9,6 +9,7 @@ minute and not ten.
 """
 
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -106,7 +107,10 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "scores not normalised": ("return (raw - self.mean) / self.std", "return raw"),
     },
     ("backbone.py", "test_models.py", "company and llama"): {
-        "attention mask dropped": ("attention_mask=batch.attention_mask", "attention_mask=None"),
+        "attention mask dropped": (
+            "attention_mask=batch.attention_mask",
+            "attention_mask=torch.ones_like(batch.attention_mask)",
+        ),
     },
     ("backbone.py", "test_backbone.py", "adapter or dropout or slices or trainable"): {
         "temperature dropped from log-probs": ("self.logits(states) / temperature", "self.logits(states)"),
@@ -215,6 +219,8 @@ def main(words: list[str]) -> int:
     import transformers  # imported here, once, for all forks
 
     torch.set_num_threads(1)  # a fork of a process with threads could hang
+    gc.freeze()  # what is here now need not be looked through again in every fork
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     ready = (hypothesis, peft, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
     assert all(ready)
     begin, survivors, count = time.perf_counter(), [], 0
