@@ -75,7 +75,8 @@ class Backbone(nn.Module):
             config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
             if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
                 raise ValueError(f"it is a {config.model_type!r} model, which is not a causal language model")
-            causal_lm, report = AutoModelForCausalLM.from_pretrained(
+            load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
+            causal_lm, report = load(
                 where,
                 revision=revision,
                 dtype=DTYPES[dtype],
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"model {name!r} cannot be loaded: {reason} (offline, use a local folder in hub format or 'pocket:sft')"
             ) from error
-        causal_lm.to(torch.device(device))  # type: ignore[arg-type]
+        causal_lm.to(torch.device(device))
         return cls(causal_lm, tokenizer, name)
 
     @property
