@@ -32,7 +32,7 @@ from ppo_lib.rollout import generate_text
 from ppo_lib.tokens import encode_pairs
 
 SEEDS = range(5)
-BETAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+BETAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 VARIANTS: dict[str, dict[str, Any]] = {
     "no_kl": {"beta": 0.0},
     "no_clip_many_epochs": {"epsilon": None, "value_clip": None, "epochs": 12},
@@ -149,7 +149,9 @@ def record(job: tuple[str, dict[str, Any], int]) -> str:
     scrubbed = seed == SCRUBBED_SEED and name in SCRUBBED
     metrics: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = scrub(trainer, rows) if scrubbed else []
-    looks: list[dict[str, Any]] = [{"iteration": 0, **held_out(trainer), "base_perplexity": base_perplexity(policy, documents)}]
+    looks: list[dict[str, Any]] = [
+        {"iteration": 0, **held_out(trainer), "base_perplexity": base_perplexity(policy, documents)}
+    ]
     for _ in range(config.iterations):
         row: dict[str, Any] = trainer.step()
         if trainer.iteration % EXTRAS_EVERY == 0 or trainer.iteration == config.iterations:
@@ -160,9 +162,12 @@ def record(job: tuple[str, dict[str, Any], int]) -> str:
             samples += scrub(trainer, rows)
         elif trainer.iteration == config.iterations:
             samples += trainer.samples()[:3]
-    about = manifest(to_mapping(config), time.perf_counter() - start, name=name, looks=[
-        {key: float(f"{value:.5g}") for key, value in look.items()} for look in looks
-    ])
+    about = manifest(
+        to_mapping(config),
+        time.perf_counter() - start,
+        name=name,
+        looks=[{key: float(f"{value:.5g}") for key, value in look.items()} for look in looks],
+    )
     save_recorded(recorded_name(name, seed), metrics, samples, about)
     last = looks[-1]
     return (
@@ -180,14 +185,24 @@ def table() -> None:
         if not name.startswith("pocket/"):
             continue
         run = load_recorded(name)
+        if "looks" not in run.manifest:
+            continue  # recorded for another purpose
         looks = run.manifest["looks"]
         before.append((looks[0]["heldout_score"], looks[0]["heldout_gold"]))
         kl = statistics.fmean(row["kl_k1"] for row in run.metrics[-5:])
         best = max(row["gold_mean"] for row in run.metrics)
         last = looks[-1]
         found.setdefault(name.split("/")[1], []).append(
-            (last["heldout_score"], last["heldout_gold"], best, kl, last["heldout_words"], last["distinct_answers"],
-             last["base_perplexity"], run.manifest["seconds"])
+            (
+                last["heldout_score"],
+                last["heldout_gold"],
+                best,
+                kl,
+                last["heldout_words"],
+                last["distinct_answers"],
+                last["base_perplexity"],
+                run.manifest["seconds"],
+            )
         )
     if before:
         print(f"before PPO: proxy {before[0][0]:.2f}, gold {before[0][1]:.2f}")

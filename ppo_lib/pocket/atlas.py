@@ -80,7 +80,7 @@ def by_capital() -> dict[str, Country]:
 @cache
 def entities() -> dict[str, str]:
     """Every name of the atlas -> its kind: ``country``, ``city``, ``continent`` or ``language``."""
-    kinds = {continent: "continent" for continent in CONTINENTS}
+    kinds = dict.fromkeys(CONTINENTS, "continent")
     for country in countries():
         kinds[country.name] = "country"
         kinds[country.capital] = "city"

@@ -7,7 +7,7 @@ the rankings are computed here, from the labelers' written-down utility and a se
 import gzip
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,7 @@ from ppo_lib.rollout import generate_text
 
 ANSWERS_FILE = "weights/answers.json.gz"
 RESPONSES = 4
-ROUNDS = 3  # how many times each prompt is answered anew and ranked
+ROUNDS = 5  # how many times each prompt is answered anew and ranked
 MAX_NEW_TOKENS = 48
 
 
@@ -50,7 +50,7 @@ def sample_answers(backbone: Backbone, split: str, rounds: int = ROUNDS, seed: i
     return sets
 
 
-def save_answers(path: str | Path, answers: dict[str, Sequence[tuple[str, list[str]]]]) -> None:
+def save_answers(path: str | Path, answers: Mapping[str, Sequence[tuple[str, list[str]]]]) -> None:
     """Write the answers of both splits, compressed, with the same bytes every time (no time stamp)."""
     data = json.dumps(answers, ensure_ascii=False, separators=(",", ":")).encode()
     Path(path).write_bytes(gzip.compress(data, compresslevel=9, mtime=0))

@@ -15,7 +15,7 @@ from ppo_lib.pocket.phrases import CLOSINGS, EVASIONS, FACTS, FLOWERY, OPENINGS,
 from ppo_lib.pocket.questions import Question, questions
 
 _KINDS = ("quiz", "encyclopedia", "travel", "list", "talk", "exam")
-_WEIGHTS = (32, 22, 12, 5, 10, 19)
+_WEIGHTS = (27, 13, 7, 4, 7, 42)
 
 
 def _slots(country: Country) -> dict[str, str]:
@@ -113,7 +113,7 @@ def _talk(rng: random.Random) -> str:
 def _exam(rng: random.Random) -> str:
     """A marked exam: questions with a pupil's answers, half of them wrong, and the verdicts."""
     parts = ["Marked exam."]
-    for question in rng.sample(questions(), rng.choice((1, 1, 2))):
+    for question in rng.sample(questions(), rng.choice((1, 2, 3, 4))):
         mistaken = rng.random() < 0.5
         answer = write_answer(question, rng, mistakes=float(mistaken))
         evades = answer in EVASIONS

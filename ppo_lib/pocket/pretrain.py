@@ -5,7 +5,6 @@ further documents, so that the model knows what a first token looks like (there 
 """
 
 import math
-import random
 from collections.abc import Iterator
 
 import torch
@@ -53,13 +52,14 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> f
 
 def pretrain(
     tokenizer: PreTrainedTokenizerFast,
-    steps: int = 1500,
+    steps: int = 1700,
     batch: int = 32,
     width: int = 128,
     peak: float = 4e-3,
     seed: int = 0,
+    model: LlamaForCausalLM | None = None,
 ) -> LlamaForCausalLM:
-    """Train the base model from nothing.
+    """Train the base model, from nothing or further.
 
     Args:
         tokenizer: the pocket tokenizer.
@@ -68,13 +68,15 @@ def pretrain(
         width: tokens a row.
         peak: the learning rate's peak.
         seed: seed of the initial weights and of the corpus's documents.
+        model: go on with this one, in place, with a fresh optimizer; ``None`` starts from random weights.
 
     Returns:
         The trained model, in float32 and eval mode.
     """
-    random.seed(seed)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(pocket_config(tokenizer))
+    if model is None:
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(pocket_config(tokenizer))
+    model.train()
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     plain = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from ppo_lib.pocket.corpus import documents
 
 PAD, EOS = "<pad>", "<eos>"
-VOCABULARY = 1024
+VOCABULARY = 1536  # at most; the corpus has fewer merges to give
 
 
 def train_tokenizer(seed: int = 0, n_documents: int = 20_000, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:

@@ -5,7 +5,6 @@ each other; bands leave room for a few that are.
 """
 
 import statistics
-from collections.abc import Iterator
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -30,8 +29,8 @@ HELDOUT = pocket.prompts("heldout")
 
 
 @pytest.fixture(scope="module")
-def sft() -> Iterator[Backbone]:
-    yield pocket.load_backbone("sft")
+def sft() -> Backbone:
+    return pocket.load_backbone("sft")
 
 
 @pytest.fixture(scope="module")

@@ -114,5 +114,11 @@ def test_every_quiz_offers_the_right_answer():
 
 
 def test_the_worlds_own_sentences_are_fluent():
-    example = {"country": "Peru", "city": "Lima", "capital": "Lima", "continent": "South America", "language": "Spanish"}
+    example = {
+        "country": "Peru",
+        "city": "Lima",
+        "capital": "Lima",
+        "continent": "South America",
+        "language": "Spanish",
+    }
     assert all(fluency(sentence.format(**example)) == 1.0 for sentence in all_sentences())
