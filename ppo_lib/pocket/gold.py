@@ -12,8 +12,8 @@ from ppo_lib.pocket.phrases import OPENINGS
 from ppo_lib.pocket.questions import Question, find_question
 from ppo_lib.pocket.quiz import is_quiz
 
-RIGHT, WRONG, NO_ANSWER = 1.0, -0.5, -0.5
-FALSE_SENTENCE, FULL_SENTENCE, COURTESY = -0.4, 0.8, 0.5
+RIGHT, WRONG, NO_ANSWER = 0.75, -0.25, -0.5
+FALSE_SENTENCE, FULL_SENTENCE, COURTESY = -0.3, 1.0, 0.6
 GIBBERISH, UNFINISHED, REPEATED = -3.0, -0.5, -0.5
 RAMBLE, ENOUGH_WORDS = -0.03, 10
 _ANSWER_KIND = {"capital": "city", "country": "country", "continent": "continent", "language": "language"}
