@@ -242,7 +242,9 @@ class Backbone(nn.Module):
         state = get_peft_model_state_dict(self.causal_lm, adapter_name=name)
         tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
         save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
-        self.causal_lm.peft_config[name].save_pretrained(str(folder))
+        config = self.causal_lm.peft_config[name]
+        config.base_model_name_or_path = self.name  # transformers has put its own idea of the name there
+        config.save_pretrained(str(folder))
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Add an adapter and read its weights from a PEFT folder.
