@@ -28,6 +28,8 @@ CHAPTERS = ROOT / "chapters"
 ENVIRONMENT = {
     "BOOK_STATIC": "1",  # explorers in the form that needs no kernel
     "OMP_NUM_THREADS": "2",
+    "OMP_WAIT_POLICY": "PASSIVE",  # a thread that waits by spinning starves the other on a busy machine
+    "GOMP_SPINCOUNT": "0",
     "TQDM_DISABLE": "1",  # a progress bar is for a waiting reader; its timings never compare
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
