@@ -323,9 +323,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path):
         Backbone.from_pretrained(folder)
 
 
-def test_a_model_that_cannot_do_with_left_padding_is_refused(build_tiny, tiny_folder):
-    with pytest.raises(ValueError, match="padded on the left"):
-        build_tiny("gemma2", dtype="float64")  # transformers' eager attention gives NaN there
+def test_a_model_that_cannot_do_with_left_padding_is_refused(tiny_folder):
     causal_lm = AutoModelForCausalLM.from_pretrained(tiny_folder("gpt2"))
     forward = causal_lm.base_model.forward
     causal_lm.base_model.forward = lambda *ids, position_ids=None, **inputs: forward(
