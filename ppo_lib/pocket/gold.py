@@ -99,8 +99,8 @@ def gold_score(prompt: str, response: str) -> float:
         response: any string.
 
     Returns:
-        A finite number; about 2 for a true, fluent, short sentence, below 0 for a quiz or a falsehood, about -4 for
-        gibberish.
+        A finite number: 1.75 for a true, fluent, short sentence, 0.75 for a false one in the same words, below 0 for an
+        evasion, a quiz or gibberish.
     """
     return math.fsum(explain(prompt, response).values())
 
