@@ -9,7 +9,7 @@ from tiny import randomise
 from ppo_lib.configuration import ConfigError
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.models import ActorCritic, RewardModel
-from ppo_lib.reward_training import RewardConfig, RewardTrainer, pairs_from_ranking
+from ppo_lib.reward_training import RewardConfig, RewardTrainer, pairs_from_ranking, rankings_of
 
 GOOD, BAD = ["yes!", "yes, it is", "oh yes"], ["no", "no, never so", "not"]
 PAIRS = [(f"Q{i}?", good, bad) for i in range(4) for good in GOOD for bad in BAD]
@@ -30,6 +30,23 @@ def test_a_ranking_gives_all_its_ordered_pairs():
     pairs = pairs_from_ranking("x", ["B", "A", "D", "C"])
     assert ["".join(pair[1:]) for pair in pairs] == ["BA", "BD", "BC", "AD", "AC", "DC"]
     assert {pair[0] for pair in pairs} == {"x"}
+
+
+def test_the_pairs_of_a_ranking_stay_together():
+    pairs = pairs_from_ranking("x", "BADC") + pairs_from_ranking("z", "BADC") + [("w", "a", "b")]
+    assert [len(ranking) for ranking in rankings_of(pairs, 64)] == [6, 6, 1]
+    assert [len(ranking) for ranking in rankings_of(pairs, 4)] == [4, 2, 4, 2, 1]
+    assert sum(rankings_of(pairs, 4), []) == pairs
+
+
+def test_each_response_of_a_ranking_is_scored_once(build_tiny, monkeypatch):
+    trainer = build(build_tiny())
+    seen = []
+    monkeypatch.setattr(trainer.model, "forward", lambda batch: seen.append(len(batch)) or torch.arange(len(batch)))
+    chosen, rejected = trainer.score_pairs(pairs_from_ranking("x", ["B", "A", "D", "C"]))
+    assert seen == [4]
+    assert chosen.tolist() == [0, 0, 0, 1, 1, 2]
+    assert rejected.tolist() == [1, 2, 3, 2, 3, 3]
 
 
 def test_the_step_reports_the_loss_of_its_pairs_and_starts_at_log_2(build_tiny):
