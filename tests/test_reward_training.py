@@ -1,6 +1,7 @@
 """Reward-model training: Bradley-Terry on pooled scores, and nothing else moves."""
 
 import math
+from itertools import chain
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_the_pairs_of_a_ranking_stay_together():
     pairs = pairs_from_ranking("x", "BADC") + pairs_from_ranking("z", "BADC") + [("w", "a", "b")]
     assert [len(ranking) for ranking in rankings_of(pairs, 64)] == [6, 6, 1]
     assert [len(ranking) for ranking in rankings_of(pairs, 4)] == [4, 2, 4, 2, 1]
-    assert sum(rankings_of(pairs, 4), []) == pairs
+    assert list(chain.from_iterable(rankings_of(pairs, 4))) == pairs
 
 
 def test_each_response_of_a_ranking_is_scored_once(build_tiny, monkeypatch):
