@@ -20,122 +20,26 @@ response is 0; a constant learning rate.
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ppo_lib.advantages import gae
-from ppo_lib.configuration import ConfigError, check_config, option
+from ppo_lib.experience import Experience, describe, sample_rows
+from ppo_lib.judging import RewardFunction, ask, judge
 from ppo_lib.kl import AdaptiveKL, FixedKL, kl_estimate
 from ppo_lib.losses import clipped_policy_loss, ppo_loss, value_loss
 from ppo_lib.masking import masked_mean, whiten
 from ppo_lib.models import ActorCritic, RewardModel
+from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.rewards import augmented_rewards
-from ppo_lib.rollout import REFUSED_SAMPLING, sample
+from ppo_lib.rollout import sample
 from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
-from ppo_lib.training import Metrics, Optimizer, Order, State, explained_variance, peak_memory_bytes, synchronize
+from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, synchronize
 
-RewardFunction = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> one score each
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """Knobs of PPO. ``book/hyperparameters`` tells what each does when it is too low or too high."""
-
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
-    prompts: str = option("pocket", help="pocket, or a JSONL file of {prompt}")
-    reward_model: str = option("pocket", help="pocket, a folder, or package.module:function")
-    iterations: int = option(50, minimum=1, help="rollout batches in all")
-    rollout_batch: int = option(64, minimum=1, help="responses sampled per iteration")
-    minibatch: int = option(32, minimum=1, help="responses per optimizer step")
-    microbatch: int = option(32, minimum=1, help="responses per forward pass; less memory, same result")
-    epochs: int = option(4, minimum=1, help="passes over each rollout batch")
-    max_new_tokens: int = option(48, minimum=1, help="longest response, in tokens")
-    temperature: float = option(1.0, above=0.0, help="of sampling; log-probs are those of the sampled distribution")
-    epsilon: float | None = option(0.2, minimum=0.0, help="clip width of the ratio; null for no clip")
-    dual_clip: float | None = option(None, above=1.0, help="bound on bad tokens that got likelier; null for none")
-    gamma: float = option(1.0, minimum=0.0, maximum=1.0, help="discount per token")
-    lam: float = option(0.95, minimum=0.0, maximum=1.0, help="GAE's mixing of short and long horizons")
-    beta: float = option(0.1, minimum=0.0, help="strength of the KL rubber band, reward per nat")
-    kl_estimator: str = option("k1", choices=("k1", "k2", "k3"), help="per-token estimate of the KL")
-    kl_in: str = option("reward", choices=("reward", "loss"), help="where the KL acts")
-    kl_target: float | None = option(
-        None, above=0.0, help="adapt beta towards this KL (nats per response); null: fixed"
-    )
-    kl_horizon: float = option(1000.0, above=0.0, help="responses over which beta adapts by 20 %")
-    value_coef: float = option(0.1, minimum=0.0, help="c1, weight of the critic's loss")
-    entropy_coef: float = option(0.0, minimum=0.0, help="c2, weight of the entropy bonus")
-    value_clip: float | None = option(0.2, minimum=0.0, help="how far a value may move per batch; null for no limit")
-    whiten_advantages: bool = option(True, help="scale advantages to mean 0, variance 1 over the rollout batch")
-    whiten_rewards: bool = option(False, help="scale augmented rewards to variance 1, mean kept")
-    normalize_scores: bool = option(True, help="use the reward model's calibrated scores, not its raw ones")
-    missing_eos_penalty: float = option(0.0, minimum=0.0, help="taken off the score of a truncated response")
-    learning_rate: float = option(1e-3, above=0.0, help="constant")
-    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
-    lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
-    seed: int = option(0, minimum=0, help="of adapter, prompts and sampling")
-    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        if self.rollout_batch % self.minibatch:
-            raise ConfigError(
-                f"minibatch is {self.minibatch}, but must divide rollout_batch, which is {self.rollout_batch}"
-            )
-        if self.microbatch > self.minibatch:
-            raise ConfigError(
-                f"microbatch is {self.microbatch}, but must be at most minibatch, which is {self.minibatch}"
-            )
-        if self.kl_in == "loss" and self.kl_estimator == "k1":
-            raise ConfigError("kl_estimator is k1, whose gradient is zero on average; with kl_in: loss use k2 or k3")
-        if self.kl_target is not None and self.beta == 0:
-            raise ConfigError("beta is 0, but kl_target multiplies it up or down; start above 0 (0.1 is usual)")
-
-    @property
-    def optimizer_steps(self) -> int:
-        """Optimizer steps that the three batch sizes mean, in all."""
-        return self.iterations * self.epochs * (self.rollout_batch // self.minibatch)
-
-
-# Keys that other trainers have and this one refuses, with the reason (read by ppo_lib.configuration).
-PPOConfig.refused = REFUSED_SAMPLING  # type: ignore[attr-defined]
-
-
-@dataclass
-class Experience:
-    """One rollout batch and all that is known about it. Per-token tensors are ``(B, T)``, zero in the padding.
-
-    Attributes:
-        batch: prompts and responses as tokens, with lengths.
-        finished: ``(B,)`` boolean, ended by an EOS.
-        prompts: what was asked, as given to the trainer.
-        texts: the responses.
-        scores: ``(B,)``, from the reward model.
-        logprobs: ``log pi_old``, of the policy that sampled.
-        ref_logprobs: ``log pi_ref``.
-        values: critic's forecast before each token.
-        entropy: of the policy's whole distribution at each token, in nats.
-        rewards: augmented rewards.
-        advantages: whitened if the config says so.
-        returns: value targets.
-    """
-
-    batch: TokenBatch
-    finished: Tensor
-    prompts: list[str]
-    texts: list[str]
-    scores: Tensor
-    logprobs: Tensor
-    ref_logprobs: Tensor
-    values: Tensor
-    entropy: Tensor
-    rewards: Tensor
-    advantages: Tensor
-    returns: Tensor
+__all__ = ["Experience", "PPOConfig", "PPOTrainer", "RewardFunction"]
 
 
 class PPOTrainer:
@@ -313,38 +217,9 @@ class PPOTrainer:
             yield from minibatch.split(self.config.microbatch)
 
     def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch) -> Tensor:
-        """Scores ``(B,)`` of finished rollouts.
-
-        A reward model on the policy's own backbone reads the very tokens that were sampled. Any other reads the text,
-        with its own tokenizer.
-
-        Raises:
-            ValueError: a reward function that does not return one finite number per response.
-        """
-        if isinstance(self.reward, RewardModel) and self.reward.backbone is self.backbone:
-            scores = self.reward.score_batch(batch, self.config.microbatch)
-        else:
-            function = self.reward.scores if isinstance(self.reward, RewardModel) else self.reward
-            scores = self.ask(function, prompts, texts).to(self.device, self.backbone.head_dtype)
-        if isinstance(self.reward, RewardModel) and not self.config.normalize_scores:
-            scores = scores * self.reward.std + self.reward.mean
-        return scores
-
-    def ask(self, function: RewardFunction, prompts: list[str], texts: list[str]) -> Tensor:
-        """Scores ``(B,)`` in float64 of a plain function of texts.
-
-        Raises:
-            ValueError: it does not return one finite number per response.
-        """
-        scores = torch.tensor([float(x) for x in function(prompts, texts)], dtype=torch.float64)
-        if len(scores) != len(texts):
-            raise ValueError(f"the reward function returned {len(scores)} scores for {len(texts)} responses")
-        if not bool(torch.isfinite(scores).all()):
-            row = int((~torch.isfinite(scores)).nonzero()[0])
-            raise ValueError(
-                f"the reward of response {row} ({texts[row][:40]!r}) is {float(scores[row])}; it must be finite"
-            )
-        return scores
+        """Scores ``(B,)`` of finished rollouts; see :func:`ppo_lib.judging.judge`."""
+        config = self.config
+        return judge(self.reward, self.backbone, prompts, texts, batch, config.microbatch, config.normalize_scores)
 
     def check_first_ratio(self, error: float) -> None:
         """Warn when the first minibatch's ratios are not 1: before any update they must be."""
@@ -356,35 +231,10 @@ class PPOTrainer:
             )
 
     def measure(self, experience: Experience) -> Metrics:
-        """What the rollout batch looked like before the update; KL in nats per response, entropy per token."""
-        mask, scores, prompts = experience.batch.mask, experience.scores, experience.prompts
-        drift = experience.logprobs, experience.ref_logprobs
-        gold = None if self.gold is None else self.ask(self.gold, prompts, experience.texts)
-        kl = (kl_estimate(*drift, "k1") * mask).sum(dim=1)
-        rows = range(min(4, len(scores)))
-        self._samples = [
-            {
-                "iteration": self.iteration,
-                "prompt": prompts[i],
-                "response": experience.texts[i],
-                "score": float(scores[i]),
-                **({} if gold is None else {"gold": float(gold[i])}),
-                "kl": float(kl[i]),
-                "finished": bool(experience.finished[i]),
-            }
-            for i in rows
-        ]
-        return {
-            "score_mean": float(scores.mean()),
-            "score_std": float(scores.std(correction=0)),
-            **({} if gold is None else {"gold_mean": float(gold.mean())}),
-            "kl_k1": float(kl.mean()),
-            "kl_k3": float((kl_estimate(*drift, "k3") * mask).sum(dim=1).mean()),
-            "entropy": float(masked_mean(experience.entropy, mask)),
-            "explained_variance": explained_variance(experience.values, experience.returns, mask),
-            "response_length": float(experience.batch.response_lengths.double().mean()),
-            "eos_rate": float(experience.finished.double().mean()),
-        }
+        """What the rollout batch looked like before the update; see :func:`ppo_lib.experience.describe`."""
+        gold = None if self.gold is None else ask(self.gold, experience.prompts, experience.texts)
+        self._samples = sample_rows(experience, self.iteration, gold)
+        return describe(experience, gold)
 
     def samples(self) -> list[dict[str, object]]:
         """The first few responses of the last iteration, with score and KL."""
