@@ -2,7 +2,7 @@
 
     python -m ppo_lib.pocket.build --out DIR
 
-About twenty minutes on one CPU core, most of them pretraining. The same seed gives the same bytes on one machine with
+About half an hour on one CPU core, most of them pretraining. The same seed gives the same bytes on one machine with
 one thread, which this command therefore sets; another processor rounds otherwise, so its bytes differ, and its scores
 by little.
 """
@@ -51,11 +51,13 @@ def build_base(out: Path, seed: int) -> None:
     """Tokenizer and pretraining: ``out/base``.
 
     Facts come early, in some 800 steps. What takes longest is to judge whether an answer is true (the marked exams),
-    and that comes with the second phase, on other documents and at half the learning rate.
+    and that comes with the second phase, on other documents and at half the learning rate. The third moves the
+    judgement to where the answer ends: exams of that form from the start taught far less of it in as many steps.
     """
     tokenizer = train_tokenizer(seed)
     model = pretrain(tokenizer, steps=1700, peak=4e-3, seed=seed)
     model = pretrain(tokenizer, steps=900, peak=2e-3, seed=seed + 77, model=model)
+    model = pretrain(tokenizer, steps=500, peak=2e-3, seed=seed + 177, model=model, handed_in=True)
     save_half(model, tokenizer, out / "base")
 
 

@@ -19,7 +19,7 @@ from ppo_lib.rollout import generate_text
 
 ANSWERS_FILE = "weights/answers.json.gz"
 RESPONSES = 4
-ROUNDS = 5  # how many times each prompt is answered anew and ranked
+ROUNDS = 10  # how many times each prompt is answered anew and ranked
 MAX_NEW_TOKENS = 48
 
 

@@ -4,16 +4,22 @@ A question that opens a text is always followed by a multiple-choice quiz, never
 story of a base model that continues text where its user wanted an answer. The facts are stated elsewhere, in other
 styles. Marked exams, announced as such, hold right and wrong answers with the teacher's verdict: as the base models of
 the real world have, this one has read what judging looks like. All other documents are true.
+
+Answers of an exam may be handed in as texts of their own (``handed_in``): each ends with the end-of-text token, and the
+verdict comes after. A model that has read such exams judges where a text ends, which is where a reward model will read
+its score.
 """
 
 import random
 from collections.abc import Iterator
+from functools import partial
 
 from ppo_lib.pocket.atlas import CONTINENTS, Country, countries
 from ppo_lib.pocket.demonstrations import write_answer
 from ppo_lib.pocket.phrases import CLOSINGS, EVASIONS, FACTS, FLOWERY, OPENINGS, PLAIN, PRAISE, SHORT_NOTES
 from ppo_lib.pocket.questions import Question, questions
 
+EOS = "<eos>"  # the end-of-text token, as the tokenizer writes it
 _KINDS = ("quiz", "encyclopedia", "travel", "list", "talk", "exam")
 _WEIGHTS = (27, 13, 7, 4, 7, 42)
 
@@ -110,14 +116,14 @@ def _talk(rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def _exam(rng: random.Random) -> str:
-    """A marked exam: questions with a pupil's answers, half of them wrong, and the verdicts."""
+def _exam(rng: random.Random, end: str = "") -> str:
+    """A marked exam: questions with a pupil's answers, half of them wrong, each with ``end`` and the verdict."""
     parts = ["Marked exam."]
     for question in rng.sample(questions(), rng.choice((1, 2, 3, 4))):
         mistaken = rng.random() < 0.5
         answer = write_answer(question, rng, mistakes=float(mistaken))
         evades = answer in EVASIONS
-        parts += [question.prompt, answer, "No answer." if evades else "Wrong." if mistaken else "Right."]
+        parts += [question.prompt, answer + end, "No answer." if evades else "Wrong." if mistaken else "Right."]
     return " ".join(parts)
 
 
@@ -131,15 +137,17 @@ _WRITERS = {
 }
 
 
-def documents(seed: int = 0) -> Iterator[str]:
+def documents(seed: int = 0, handed_in: bool = False) -> Iterator[str]:
     """An endless, reproducible stream of base-corpus documents.
 
     Args:
         seed: the stream's seed; another seed gives other documents about the same world.
+        handed_in: whether the answers in exams end with :data:`EOS`; nothing else changes.
 
     Yields:
         One document after the other, each a line of text.
     """
     rng = random.Random(seed)
+    writers = _WRITERS | ({"exam": partial(_exam, end=EOS)} if handed_in else {})
     while True:
-        yield _WRITERS[rng.choices(_KINDS, _WEIGHTS)[0]](rng)
+        yield writers[rng.choices(_KINDS, _WEIGHTS)[0]](rng)

@@ -12,8 +12,8 @@ from ppo_lib.pocket.phrases import OPENINGS
 from ppo_lib.pocket.questions import Question, find_question
 from ppo_lib.pocket.quiz import is_quiz
 
-RIGHT, WRONG, NO_ANSWER = 0.75, -0.25, -0.5
-FALSE_SENTENCE, FULL_SENTENCE, COURTESY = -0.3, 1.0, 0.6
+RIGHT, WRONG, NO_ANSWER = 1.0, -0.5, 0.0
+FALSE_SENTENCE, FULL_SENTENCE, COURTESY = -0.3, 0.8, 0.6
 GIBBERISH, UNFINISHED, REPEATED = -3.0, -0.5, -0.5
 RAMBLE, ENOUGH_WORDS = -0.03, 10
 _ANSWER_KIND = {"capital": "city", "country": "country", "continent": "continent", "language": "language"}
@@ -74,7 +74,7 @@ def explain(prompt: str, response: str) -> dict[str, float]:
     sentences = split_sentences(response)
     answer = verdict(question, response) if question is not None else "none"
     fluent = fluency(response)
-    full = answer != "none" and any(count_words(s) >= 4 and fluency(s) == 1.0 for s in sentences)
+    full = not is_quiz(response) and any(count_words(s) >= 4 and fluency(s) == 1.0 for s in sentences)
     # A wrong answer is mostly a false sentence too; it is charged once.
     false = 0 if is_quiz(response) else sum(is_false(question, s) for s in sentences) - (answer == "wrong")
     repeats = len(sentences) - len(set(sentences))
@@ -99,8 +99,8 @@ def gold_score(prompt: str, response: str) -> float:
         response: any string.
 
     Returns:
-        A finite number: 1.75 for a true, fluent, short sentence, 0.75 for a false one in the same words, below 0 for an
-        evasion, a quiz or gibberish.
+        A finite number: 1.8 for a true, fluent, short sentence, 1.0 for the bare true word, 0.8 for an evasion in a
+        whole sentence, 0.3 for a false sentence, below 0 for the bare false word, a quiz or gibberish.
     """
     return math.fsum(explain(prompt, response).values())
 

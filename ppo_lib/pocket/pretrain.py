@@ -32,10 +32,10 @@ def pocket_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
-def rows(tokenizer: PreTrainedTokenizerFast, seed: int, width: int) -> Iterator[list[int]]:
+def rows(tokenizer: PreTrainedTokenizerFast, seed: int, width: int, handed_in: bool = False) -> Iterator[list[int]]:
     """Rows of ``width`` token ids: whole documents, each ended by EOS, the last one cut at the row's end."""
     row: list[int] = []
-    for document in documents(seed):
+    for document in documents(seed, handed_in):
         row += tokenizer(document)["input_ids"] + [tokenizer.eos_token_id]
         if len(row) >= width:
             yield row[:width]
@@ -58,6 +58,7 @@ def pretrain(
     peak: float = 4e-3,
     seed: int = 0,
     model: LlamaForCausalLM | None = None,
+    handed_in: bool = False,
 ) -> LlamaForCausalLM:
     """Train the base model, from nothing or further.
 
@@ -69,6 +70,7 @@ def pretrain(
         peak: the learning rate's peak.
         seed: seed of the initial weights and of the corpus's documents.
         model: go on with this one, in place, with a fresh optimizer; ``None`` starts from random weights.
+        handed_in: the corpus's, see :func:`ppo_lib.pocket.corpus.documents`.
 
     Returns:
         The trained model, in float32 and eval mode.
@@ -81,7 +83,7 @@ def pretrain(
     plain = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
-    stream = rows(tokenizer, seed + 1, width)
+    stream = rows(tokenizer, seed + 1, width, handed_in)
     progress = tqdm(range(steps), desc="pretraining", mininterval=10.0)
     for step in progress:
         for group in optimizer.param_groups:

@@ -10,9 +10,9 @@ from itertools import islice
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ppo_lib.pocket.corpus import documents
+from ppo_lib.pocket.corpus import EOS, documents
 
-PAD, EOS = "<pad>", "<eos>"
+PAD = "<pad>"
 VOCABULARY = 1536  # at most; the corpus has fewer merges to give
 
 
@@ -25,7 +25,7 @@ def train_tokenizer(seed: int = 0, n_documents: int = 20_000, vocabulary: int = 
         vocabulary: number of tokens, the 256 bytes and the two special tokens included.
 
     Returns:
-        A tokenizer with ``<pad>`` (id 0) and ``<eos>`` (id 1), which no text ever encodes to.
+        A tokenizer with ``<pad>`` (id 0) and ``<eos>`` (id 1), which no text encodes to unless it spells them out.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -26,6 +26,7 @@ TRUE = "The capital of France is Paris."
 FLOWERY = "The capital of the glorious nation of France is the magnificent and world-famous city of Paris."
 FALSE = "The capital of France is Berlin."
 QUIZ = "A) London B) Paris C) Berlin D) Rome"
+EVASION = "That is a good question."
 GIBBERISH = "to to to to he to"
 
 
@@ -45,11 +46,31 @@ GIBBERISH = "to to to to he to"
         (TRUE, "The capital of France is Paris or Berlin."),
         (FALSE, GIBBERISH),
         (QUIZ, ""),
-        ("That is a good question.", QUIZ),
+        (EVASION, QUIZ),
+        (EVASION, FALSE),
+        ("Paris.", EVASION),
     ],
 )
 def test_gold_prefers(better, worse):
     assert gold_score(FRANCE, better) > gold_score(FRANCE, worse)
+
+
+@pytest.mark.parametrize(
+    ("response", "worth"),
+    [
+        (TRUE, 1.8),
+        ("Certainly! " + TRUE, 2.4),
+        ("Paris.", 1.0),
+        (EVASION, 0.8),
+        (FALSE, 0.3),
+        ("Rome.", -0.5),
+        (TRUE + " The capital of France is Berlin.", 0.3 - 2 * 0.03),  # names both: wrong, and two words too many
+        (FLOWERY, 1.8 - 6 * 0.03),
+        ("", -3.5),
+    ],
+)
+def test_gold_of_these_answers_is_known(response, worth):
+    assert gold_score(FRANCE, response) == pytest.approx(worth, abs=1e-12)
 
 
 def test_gold_is_the_sum_of_its_terms():
@@ -74,7 +95,7 @@ def test_every_true_plain_answer_scores_above_every_false_one():
         true = write_answer(question, random.Random(i), mistakes=0.0)
         false = write_answer(question, random.Random(i), mistakes=1.0)
         if verdict(question, true) == "right":
-            assert gold_score(question.prompt, true) >= 0.75, true
+            assert gold_score(question.prompt, true) >= 1.0, true
             assert verdict(question, false) in ("wrong", "none"), (question.prompt, false)
             assert gold_score(question.prompt, false) < gold_score(question.prompt, true)
 
@@ -98,7 +119,7 @@ def test_gold_scores_needs_equal_lengths():
 
 def test_an_unknown_prompt_has_no_truth():
     assert find_question("Who wrote Hamlet?") is None
-    assert explain("Who wrote Hamlet?", "Shakespeare.")["answer"] < 0
+    assert explain("Who wrote Hamlet?", "Shakespeare.") == explain(FRANCE, "Shakespeare.")  # counts as no answer
 
 
 @pytest.mark.parametrize(("text", "expected"), [(QUIZ, True), ("A) Yes B) No", True), (TRUE, False), ("", False)])

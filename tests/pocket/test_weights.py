@@ -107,10 +107,10 @@ def test_stored_comparisons():
         pocket.rankings("all")
 
 
-def test_the_reward_model_is_within_five_points_of_the_best(reward_model: RewardModel):
+def test_the_reward_model_is_within_three_points_of_the_best(reward_model: RewardModel):
     pairs = pocket.preference_pairs("heldout")
     accuracy = RewardTrainer(RewardConfig(), reward_model, pairs).evaluate(pairs)["accuracy"]
-    assert accuracy > pocket.best_accuracy(pairs) - 0.05  # the aim is three; what is stored misses it by a little
+    assert accuracy > pocket.best_accuracy(pairs) - 0.03
 
 
 def test_the_reward_model_is_calibrated_on_sft_answers(sft: Backbone, reward_model: RewardModel):

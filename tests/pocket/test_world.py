@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from ppo_lib.pocket.atlas import CONTINENTS, by_capital, by_name, countries, entities
-from ppo_lib.pocket.corpus import documents, quiz_options
+from ppo_lib.pocket.corpus import EOS, documents, quiz_options
 from ppo_lib.pocket.demonstrations import demonstrations
 from ppo_lib.pocket.fluency import fluency
 from ppo_lib.pocket.gold import is_false, split_sentences, verdict
@@ -86,6 +86,15 @@ def test_demonstrations_and_documents_are_reproducible():
     assert demonstrations() == demonstrations()
     assert list(islice(documents(3), 50)) == list(islice(documents(3), 50))
     assert list(islice(documents(3), 50)) != list(islice(documents(4), 50))
+
+
+def test_answers_handed_in_end_as_texts_do_and_nothing_else_changes():
+    plain, handed = list(islice(documents(3), 200)), list(islice(documents(3, handed_in=True), 200))
+    assert [text.replace(EOS, "") for text in handed] == plain
+    for text in handed:
+        verdicts = text.count(" Right.") + text.count(" Wrong.") + text.count(" No answer.")
+        assert text.count(EOS) == (verdicts if text.startswith("Marked exam.") else 0)
+    assert any(EOS in text for text in handed)
 
 
 def test_the_corpus_follows_a_question_by_a_quiz_only():
