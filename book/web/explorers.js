@@ -34,14 +34,7 @@
     function show() {
       const index = sliders.reduce((sum, { input, texts }) => sum * texts.length + Number(input.value), 0);
       const [cells, curves, tokens] = data.frames[index];
-      for (const { input, output, texts } of sliders) {
-        output.textContent = input.ariaValueText = texts[input.value];
-      }
-      data.varying.forEach((slot, i) => { slots[slot].textContent = data.texts[cells[i]]; });
-      strips.forEach((strip, i) => strip.replaceChildren(...tokens[i].map((token) => {
-        const [text, value, tint] = data.tokens[token];
-        return element("span", { className: `tint${tint}` }, element("b", { textContent: text }), ` ${value}`);
-      })));
+      // Pictures first: Plotly asks for their size, and the texts would make the browser lay out the page for that.
       data.moving.forEach((place, i) => { data.still[place] = curves[i]; });
       const color = getComputedStyle(section).color;
       let next = 0;
@@ -56,6 +49,14 @@
         if (same && picture.layout.font.color === color) return;
         Plotly.react(picture, drawn, { ...layout, font: { ...layout.font, color } }, { staticPlot: true, responsive: true });
       });
+      for (const { input, output, texts } of sliders) {
+        output.textContent = input.ariaValueText = texts[input.value];
+      }
+      data.varying.forEach((slot, i) => { slots[slot].textContent = data.texts[cells[i]]; });
+      strips.forEach((strip, i) => strip.replaceChildren(...tokens[i].map((token) => {
+        const [text, value, tint] = data.tokens[token];
+        return element("span", { className: `tint${tint}` }, element("b", { textContent: text }), ` ${value}`);
+      })));
       section.dataset.frame = index;
     }
 

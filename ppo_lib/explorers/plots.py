@@ -63,11 +63,10 @@ def traces(frame: Frame, panel: int) -> list[dict[str, Any]]:
 def axis(name: str, span: tuple[float, float] | None, log: bool) -> dict[str, Any]:
     """One axis with its name, what it spans, and faint rules."""
     drawn: dict[str, Any] = {
-        "title": {"text": name, "standoff": 8},
+        "title": {"text": name},
         "gridcolor": RULE,
         "zerolinecolor": "rgba(128,128,128,0.6)",
         "fixedrange": True,
-        "automargin": True,
     }
     if log:
         # One label for each power of ten and, within it, only 2 and 5.

@@ -71,8 +71,13 @@ def test_a_slider_moved_in_jupyterlab_moves_number_and_figure(browser, lab):
     page.set_default_timeout(120_000)
     page.goto(lab)
     page.locator(".jp-CodeCell").first.click()
-    # The kernel may still be starting: ask until the output is there.
-    page.keyboard.press("Shift+Enter")
+    prompt = page.locator(".jp-CodeCell .jp-InputPrompt").first
+    for _ in range(12):
+        # Until the kernel has connected, JupyterLab forgets what it was asked to run: ask until the cell is marked.
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(5_000)
+        if prompt.inner_text().strip("[ ]:"):
+            break
     page.wait_for_selector(".explorer-live table")
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
     page.locator(".noUi-handle").first.focus()
