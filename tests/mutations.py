@@ -174,6 +174,70 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "ppo: generator not kept": ('self.generator.set_state(tensors["generator"].cpu())', "pass"),
         "ppo: beta does not adapt": ('self.kl.update(metrics["kl_k1"], self.config.rollout_batch)', "pass"),
     },
+    ("dpo.py", "test_dpo.py", ""): {
+        "dpo: chosen and rejected swapped": (
+            "chosen, rejected = rewards.chunk(2)",
+            "rejected, chosen = rewards.chunk(2)",
+        ),
+        "dpo: without the reference": ("(logprobs - ref_logprobs).sum(dim=1)", "logprobs.sum(dim=1)"),
+        "dpo: mean over tokens": ("(logprobs - ref_logprobs).sum(dim=1)", "(logprobs - ref_logprobs).mean(dim=1)"),
+        "dpo: beta forgotten": ("return beta * (", "return ("),
+        "dpo: gradient to the reference": (
+            '"ref_logprobs", ref_logprobs, keep).detach()',
+            '"ref_logprobs", ref_logprobs, keep)',
+        ),
+        "dpo: the policy is its own reference": (
+            "self.policy.reference_logprobs(batch)",
+            "self.policy.evaluate(batch).logprobs",
+        ),
+        "dpo: trains the value head too": (
+            'backbone.adapter_parameters("policy")',
+            "policy.parameters_to_train()[::-1]",
+        ),
+        "dpo: microbatches weigh the same": ("(out.loss * len(piece) / len(rows))", "(out.loss)"),
+    },
+    (
+        "grpo.py",
+        "test_grpo.py",
+        "hand or group or mean or weights or pieces or padding or biases or bias or deviation",
+    ): {
+        "grpo: no baseline": (
+            "groups - groups.mean(dim=1, keepdim=True)",
+            "groups - 0 * groups.mean(dim=1, keepdim=True)",
+        ),
+        "grpo: baseline of the whole batch": ("groups - groups.mean(dim=1, keepdim=True)", "groups - groups.mean()"),
+        "grpo: always scaled": ('if scale == "group":', "if True:"),
+        "grpo: biased deviation": ("groups.std(dim=1, keepdim=True)", "groups.std(dim=1, keepdim=True, correction=0)"),
+        "grpo: silent groups speak": ("torch.where(equal, 0.0, advantages)", "torch.where(equal, 1e-3, advantages)"),
+        "grpo: response means become token means": (
+            "divisor = len(mask) * lengths",
+            "divisor = lengths.sum().expand_as(lengths)",
+        ),
+        "grpo: budget forgotten": ("len(mask) * budget)", "len(mask))"),
+        "grpo: weights forgotten": ("advantages.unsqueeze(1) * weights", "advantages.unsqueeze(1) * keep"),
+        "grpo: sum forgotten": ("out.loss * keep.sum()", "out.loss"),
+        "grpo: sign of the kl": ("loss + beta * (weights * kl)", "loss - beta * (weights * kl)"),
+        "grpo: kl to the old policy": (
+            "kl_estimate(logprobs, ref_logprobs.detach()",
+            "kl_estimate(logprobs, old_logprobs.detach()",
+        ),
+    },
+    ("grpo_training.py", "test_grpo.py", "step or stands or these_rows or microbatches or equal"): {
+        "grpo: every prompt once": (
+            "[row for row in drawn for _ in range(size)]",
+            "self.ppo.order.draw(len(drawn) * size)",
+        ),
+        "grpo: groups interleaved": ("[row for row in drawn for _ in range(size)]", "drawn * size"),
+        "grpo: scores before they are charged": (
+            "scores = experience.rewards.sum(dim=1)",
+            "scores = experience.scores",
+        ),
+        "grpo: kl in loss and reward": ('config.beta if config.kl_in == "loss" else 0.0', "config.beta"),
+        "grpo: temperature forgotten": ("evaluate(batch, config.temperature)", "evaluate(batch)"),
+        "grpo: weights of each piece": ("token_weights(batch.mask[minibatch], ", "token_weights(batch.mask, "),
+        "grpo: advantages of other rows": ("advantages[rows]", "advantages[: len(rows)]"),
+        "grpo: reference for old log-probs": ("experience.logprobs[rows", "experience.ref_logprobs[rows"),
+    },
 }
 
 

@@ -217,7 +217,7 @@ def test_refusals_of_the_loss():
         dpo_loss(x[:3], x[:3], mask[:3], 0.1)
     with pytest.raises(ValueError, match="ref_logprobs has shape"):
         dpo_loss(x, x[:, :2], mask, 0.1)
-    with pytest.raises(ValueError, match="mask of shape .* is empty"):
+    with pytest.raises(ValueError, match=r"mask of shape .* is empty"):
         dpo_loss(x, x, torch.zeros_like(mask), 0.1)
     with pytest.raises(ValueError, match="logprobs is NaN or infinite at a counted token"):
         dpo_loss(x * math.nan, x, mask, 0.1)
