@@ -67,14 +67,8 @@ def dpo_loss(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, beta: float) 
     """Bradley-Terry on implicit rewards: ``-mean log sigma(beta * (log-ratio chosen - log-ratio rejected))``.
 
     Args:
-        logprobs: ``(2N, T)``, ``log pi_theta``: the N chosen responses first, then the N rejected ones in the same
-            order.
-        ref_logprobs: ``(2N, T)``, the same tokens under the reference; carry no gradient.
-        mask: ``(2N, T)``, 1 where the token counts.
+        logprobs, ref_logprobs, mask: ``(2N, T)``: the N chosen responses, then the N rejected ones in the same order.
         beta: price of a nat, in units of the reward.
-
-    Returns:
-        :class:`DPOLoss`.
 
     Raises:
         ValueError: as :func:`implicit_rewards`, or an odd number of rows.
@@ -201,12 +195,7 @@ class DPOTrainer:
 
 
 def measures(out: DPOLoss, moved: Tensor) -> Metrics:
-    """What a batch of pairs says of the policy: margin in units of the reward, log-probabilities in nats.
-
-    Args:
-        out: from :func:`dpo_loss`.
-        moved: ``(2N,)``, change of each response's log-probability, the chosen ones first.
-    """
+    """What a batch of pairs says of the policy: margin in units of the reward, log-probabilities in nats."""
     chosen, rejected = moved.chunk(2)
     return {
         "loss": float(out.loss.detach()),

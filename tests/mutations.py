@@ -190,10 +190,6 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "self.policy.reference_logprobs(batch)",
             "self.policy.evaluate(batch).logprobs",
         ),
-        "dpo: trains the value head too": (
-            'backbone.adapter_parameters("policy")',
-            "policy.parameters_to_train()[::-1]",
-        ),
         "dpo: microbatches weigh the same": ("(out.loss * len(piece) / len(rows))", "(out.loss)"),
     },
     (
