@@ -19,6 +19,7 @@ from typing import NoReturn
 import torch
 
 from ppo_lib.commands import run_align, run_report, run_sample, run_train
+from ppo_lib.distributed import ProcessLost
 from ppo_lib.records import Interrupted
 from ppo_lib.stages import CONFIGS
 from ppo_lib.trackers import TRACKERS
@@ -86,23 +87,28 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = make_parser().parse_args(arguments)
+    rank = os.environ.get("RANK", "0")
+    name = "ppo_lib" if rank == "0" else f"ppo_lib (process {rank})"
     try:
         options.run(options)
     except Interrupted as stop:
-        print(f"ppo_lib: {stop}", file=sys.stderr)
+        print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
-        print("ppo_lib: stopped; a run can go on with --resume", file=sys.stderr)
+        print(f"{name}: stopped; a run can go on with --resume", file=sys.stderr)
         return 128 + signal.SIGINT
+    except ProcessLost as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return 1
     except torch.OutOfMemoryError as error:
         first = str(error).splitlines()[0]
-        print(f"ppo_lib: out of memory ({first}); lower microbatch: same result, less memory", file=sys.stderr)
+        print(f"{name}: out of memory ({first}); lower microbatch: same result, less memory", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of the output went away, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        print(f"ppo_lib: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

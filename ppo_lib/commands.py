@@ -16,6 +16,7 @@ from ppo_lib.configuration import (
     to_mapping,
 )
 from ppo_lib.diagnostics import diagnose
+from ppo_lib.distributed import Processes
 from ppo_lib.evaluation import before_and_after, format_table, load_evaluation, save_evaluation
 from ppo_lib.examples import load_pairs, load_prompts
 from ppo_lib.models import ActorCritic
@@ -50,8 +51,9 @@ def run_train(options: argparse.Namespace) -> None:
             raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
         mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
     config: Any = read_config(CONFIGS[stage], apply_overrides(mapping, options.set), where)
-    run_stage(stage, config, RunFolder(options.out, options.resume), options)
-    print(f"Curves and samples: python -m ppo_lib report {options.out}")
+    processes = Processes.launched(config.device)
+    run_stage(stage, config, RunFolder(options.out, options.resume, processes), options)
+    processes.say(f"Curves and samples: python -m ppo_lib report {options.out}")
 
 
 def run_stage(
@@ -74,19 +76,19 @@ def run_stage(
     check_tracker(options.log)
     if run.finished:
         run.begin(to_mapping(config))  # refuses another configuration
-        print(f"{stage}: already done, the model is in {run.model}")
+        run.processes.say(f"{stage}: already done, the model is in {run.model}")
         return
-    trainer = build(stage, config, sft, reward)
-    print(f"{stage}: {describe_batches(config, trainer.iterations)}", flush=True)
+    trainer = build(stage, config, sft, reward, run.processes)
+    run.processes.say(f"{stage}: {describe_batches(config, trainer.iterations, run.processes.size)}")
     if when_built is not None:
         when_built()
     run.begin(to_mapping(config))
-    with tracker(options.log, run.path, to_mapping(config)) as log:
+    with tracker(options.log if run.processes.first else None, run.path, to_mapping(config)) as log:
         for metrics in drive(trainer, run, options.checkpoint_every, progress=not options.quiet):
             log(metrics)
     for finding in diagnose(run.metrics(), to_mapping(config)):
-        print(f"  {finding}")
-    print(f"{stage}: done in {run.elapsed():.0f} s, the model is in {run.model}", flush=True)
+        run.processes.say(f"  {finding}")
+    run.processes.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {run.model}")
 
 
 def run_align(options: argparse.Namespace) -> None:
@@ -108,15 +110,18 @@ def run_align(options: argparse.Namespace) -> None:
     }
     check_tracker(options.log)
     folder: Path = options.out
-    whole = RunFolder(folder, options.resume)
+    processes = Processes.launched(configs["sft"].device)
+    whole = RunFolder(folder, options.resume, processes)
     everything = {stage: to_mapping(config) for stage, config in configs.items()}
     whole.check(everything)
     load_pairs(configs["reward"].data)  # a fault in the data should show now, not after the first stage
     load_prompts(configs["ppo"].prompts)
-    runs = {stage: RunFolder(folder / stage, resume=True) for stage in CONFIGS}
+    runs = {stage: RunFolder(folder / stage, resume=True, processes=processes) for stage in CONFIGS}
     run_stage("sft", configs["sft"], runs["sft"], options, when_built=lambda: whole.begin(everything))
     run_stage("reward", configs["reward"], runs["reward"], options, sft=runs["sft"].model)
     run_stage("ppo", configs["ppo"], runs["ppo"], options, sft=runs["sft"].model, reward=runs["reward"].model)
+    if not processes.first:
+        return
     result = load_evaluation(folder / "evaluation.json")
     if result is None:
         models = {stage: run.model for stage, run in runs.items()}

@@ -51,8 +51,9 @@ def drive(
     if run.finished:
         return
     run.restore(trainer)
+    processes = run.processes
     total, last, cost = trainer.iterations, time.monotonic(), 0.0
-    quiet = {} if progress else {"disable": True}  # progress leaves it to TQDM_DISABLE
+    quiet = {} if progress and processes.first else {"disable": True}  # progress leaves it to TQDM_DISABLE
     with tqdm(total=total, initial=trainer.iteration, desc=run.path.name, **quiet) as bar:
         while trainer.iteration < total:
             with deferred_signals() as caught:
@@ -62,17 +63,19 @@ def drive(
                 due = now - last > max(20.0, 20 * cost)
                 if checkpoint_every is not None:
                     due = trainer.iteration % checkpoint_every == 0
-                if due or caught or trainer.iteration == total:
+                stop = processes.any(bool(caught))  # a signal may reach one process an iteration before another
+                if due or stop or trainer.iteration == total:
                     run.checkpoint(trainer)
                     last = time.monotonic()
                     cost = last - now
             bar.set_postfix({k: f"{metrics[k]:.3g}" for k in SHOWN if k in metrics}, refresh=False)
             bar.update()
             yield metrics
-            if caught:
+            if stop:
                 done = f"stopped after iteration {trainer.iteration} of {total}"
-                raise Interrupted(f"{done}; go on with --resume", caught[0])
+                raise Interrupted(f"{done}; go on with --resume", caught[0] if caught else signal.SIGTERM)
     run.finish(trainer)
+    processes.wait()  # what comes next may read the model
 
 
 @contextmanager

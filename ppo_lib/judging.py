@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ppo_lib.backbone import Backbone
+from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.models import RewardModel
 from ppo_lib.tokens import TokenBatch
 
@@ -20,6 +21,7 @@ def judge(
     batch: TokenBatch,
     microbatch: int = 64,
     normalize: bool = True,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """Scores ``(B,)`` of finished rollouts.
 
@@ -32,29 +34,35 @@ def judge(
         prompts, texts, batch: the rollouts, as text and as tokens.
         microbatch: responses per forward pass.
         normalize: a reward model's scores in units of its calibration, not raw.
+        processes: each judges its share.
 
     Raises:
         ValueError: a reward function that does not return one finite number per response.
     """
     if isinstance(reward, RewardModel) and reward.backbone is backbone:
-        scores = reward.score_batch(batch, microbatch)
+        own = reward.score_batch(
+            batch.select(processes.share(torch.arange(len(batch), device=backbone.device))), microbatch
+        )
+        scores = own.new_tensor(processes.gather(own.tolist()))
     else:
         function = reward.scores if isinstance(reward, RewardModel) else reward
-        scores = ask(function, prompts, texts).to(backbone.device, backbone.head_dtype)
+        scores = ask(function, prompts, texts, processes).to(backbone.device, backbone.head_dtype)
     if isinstance(reward, RewardModel) and not normalize:
         scores = scores * reward.std + reward.mean
     return scores
 
 
-def ask(function: RewardFunction, prompts: list[str], texts: list[str]) -> Tensor:
-    """Scores ``(B,)`` in float64 of a plain function of texts.
+def ask(function: RewardFunction, prompts: list[str], texts: list[str], processes: Processes = ALONE) -> Tensor:
+    """Scores ``(B,)`` in float64 of a plain function of texts; each process asks about its share.
 
     Raises:
         ValueError: it does not return one finite number per response.
     """
-    scores = torch.tensor([float(x) for x in function(prompts, texts)], dtype=torch.float64)
-    if len(scores) != len(texts):
-        raise ValueError(f"the reward function returned {len(scores)} scores for {len(texts)} responses")
+    own = processes.share(texts)
+    answer = [float(x) for x in function(processes.share(prompts), own)]
+    if len(answer) != len(own):
+        raise ValueError(f"the reward function returned {len(answer)} scores for {len(own)} responses")
+    scores = torch.tensor(processes.gather(answer), dtype=torch.float64)
     if not bool(torch.isfinite(scores).all()):
         row = int((~torch.isfinite(scores)).nonzero()[0])
         raise ValueError(

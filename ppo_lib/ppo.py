@@ -13,7 +13,7 @@ One iteration is eight steps, numbered here as in chapter 10:
 
 Steps 1 to 6 are :meth:`PPOTrainer.collect`, step 7 is :meth:`PPOTrainer.update`.
 
-Simplifications, on purpose: one process; text in, text out (no tools, no several turns); the value after a truncated
+Simplifications, on purpose: text in, text out (no tools, no several turns); the value after a truncated
 response is 0; a constant learning rate.
 """
 
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ppo_lib.advantages import gae
+from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.experience import Experience, describe, sample_rows
 from ppo_lib.judging import RewardFunction, ask, judge
 from ppo_lib.kl import AdaptiveKL, FixedKL, kl_estimate
@@ -35,7 +36,7 @@ from ppo_lib.masking import masked_mean, whiten
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.rewards import augmented_rewards
-from ppo_lib.rollout import sample
+from ppo_lib.shared_rollout import sample_together
 from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, synchronize
 
@@ -51,6 +52,7 @@ class PPOTrainer:
         prompts: texts to practise on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: a function like ``reward``, measured and never trained on.
+        processes: who shares the work; by default this process does it alone.
 
     Raises:
         ValueError: no prompts, an empty one, or a prompt that leaves no room for a response.
@@ -63,7 +65,10 @@ class PPOTrainer:
         prompts: Sequence[str],
         reward: RewardModel | RewardFunction,
         gold: RewardFunction | None = None,
+        processes: Processes = ALONE,
     ) -> None:
+        processes.check_share("minibatch", config.minibatch)
+        self.processes = processes
         self.config, self.policy, self.reward, self.gold = config, policy, reward, gold
         self.backbone, self.device = policy.backbone, policy.backbone.device
         self.prompts = list(prompts)
@@ -71,7 +76,7 @@ class PPOTrainer:
         self.prompt_ids = encode_prompts(self.backbone.tokenizer, self.prompts, max_length=room)
         self.order = Order(len(self.prompts), config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.optimizer = Optimizer(policy.parameters_to_train(), config.learning_rate, config.max_grad_norm)
+        self.optimizer = Optimizer(policy.parameters_to_train(), config.learning_rate, config.max_grad_norm, processes)
         self.kl: FixedKL | AdaptiveKL = FixedKL(config.beta)
         if config.kl_target is not None:
             self.kl = AdaptiveKL(config.beta, config.kl_target, config.kl_horizon)
@@ -100,7 +105,7 @@ class PPOTrainer:
             "seconds_rollout": collected - start,
             "seconds_update": done - collected,
             "tokens_per_second": int(experience.batch.response_lengths.sum()) / (done - start),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "peak_memory_bytes": self.processes.largest(peak_memory_bytes(self.device)),
         }
 
     @torch.no_grad()
@@ -114,9 +119,8 @@ class PPOTrainer:
         config, policy, tokenizer = self.config, self.policy, self.backbone.tokenizer
         # 2. Roll out. The sampler knows nothing but max_new_tokens and temperature.
         ids = [self.prompt_ids[i] for i in rows]
-        sampled = sample(
-            self.backbone, ids, config.max_new_tokens, config.temperature, "policy", generator or self.generator
-        )
+        how = config.max_new_tokens, config.temperature, "policy", generator or self.generator
+        sampled = sample_together(self.processes, self.backbone, ids, *how)
         batch, mask = sampled.batch, sampled.batch.mask
         prompts, texts = [self.prompts[i] for i in rows], decode_responses(tokenizer, batch)
         # 3. Judge. A response that never ended may cost something extra.
@@ -132,6 +136,7 @@ class PPOTrainer:
             seen = policy.evaluate(part, config.temperature)
             logprobs[piece, :width], values[piece, :width], entropy[piece, :width] = seen
             ref_logprobs[piece, :width] = policy.reference_logprobs(part, config.temperature)
+        self.processes.add(logprobs, values, entropy, ref_logprobs)  # each process has filled in its own rows
         # 5. Augmented reward.
         kl = kl_estimate(logprobs, ref_logprobs, config.kl_estimator)
         rewards = augmented_rewards(charged, kl, mask, self.kl.beta if config.kl_in == "reward" else 0.0)
@@ -161,12 +166,12 @@ class PPOTrainer:
         config, lengths = self.config, experience.batch.response_lengths
         order = torch.arange(len(lengths), device=self.device)
         totals: Metrics = {}
-        ratio_max, first_error, steps = 0.0, 0.0, 0
+        ratio_max, first_error, grad_norm, steps = 0.0, 0.0, 0.0, 0
         for epoch in range(config.epochs):
             if epoch:  # the first epoch keeps the rollout's order, which is random already
                 order = order[torch.randperm(len(order), generator=self.generator, device=self.device)]
             for minibatch in order.split(config.minibatch):
-                for piece in minibatch.split(config.microbatch):
+                for piece in self.processes.share(minibatch).split(config.microbatch):
                     # Every token of a step weighs the same, whatever piece it falls into.
                     share = float(lengths[piece].sum() / lengths[minibatch].sum())
                     loss, ratio, parts = self.loss(experience, piece)
@@ -177,11 +182,13 @@ class PPOTrainer:
                     if steps == 0:  # nothing has been learned yet
                         first_error = max(first_error, float((ratio - 1).abs().max()))
                 if steps == 0:
+                    first_error = self.processes.largest(first_error)
                     self.check_first_ratio(first_error)
-                totals["grad_norm"] = totals.get("grad_norm", 0.0) + self.optimizer.step()
+                grad_norm += self.optimizer.step()
                 steps += 1
-        means = {name: total / steps for name, total in totals.items()}
-        return {**means, "ratio_max": ratio_max, "ratio_first_error": first_error}
+        means = {name: self.processes.total(total)[0] / steps for name, total in totals.items()}
+        ratio_max = self.processes.largest(ratio_max)
+        return {**means, "grad_norm": grad_norm / steps, "ratio_max": ratio_max, "ratio_first_error": first_error}
 
     def loss(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor, Metrics]:
         """The total loss on some responses, their ratios, and the loss's parts as numbers."""
@@ -212,18 +219,18 @@ class PPOTrainer:
         return total, policy.ratio, numbers
 
     def pieces(self, order: Tensor) -> Iterator[Tensor]:
-        """The microbatches of every minibatch of ``order``."""
+        """The microbatches of every minibatch of ``order``, as far as they are this process's."""
         for minibatch in order.split(self.config.minibatch):
-            yield from minibatch.split(self.config.microbatch)
+            yield from self.processes.share(minibatch).split(self.config.microbatch)
 
     def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch) -> Tensor:
         """Scores ``(B,)`` of finished rollouts; see :func:`ppo_lib.judging.judge`."""
-        config = self.config
-        return judge(self.reward, self.backbone, prompts, texts, batch, config.microbatch, config.normalize_scores)
+        how = self.config.microbatch, self.config.normalize_scores, self.processes
+        return judge(self.reward, self.backbone, prompts, texts, batch, *how)
 
     def check_first_ratio(self, error: float) -> None:
         """Warn when the first minibatch's ratios are not 1: before any update they must be."""
-        if error > (1e-6 if self.config.dtype == "float32" else 1e-2):
+        if self.processes.first and error > (1e-6 if self.config.dtype == "float32" else 1e-2):
             warnings.warn(
                 f"the ratio of the first minibatch is off by {error:.1e} although nothing has been learned yet: old "
                 "and new log-probs are computed in different ways (dropout, temperature, padding or dtype)",
@@ -232,7 +239,7 @@ class PPOTrainer:
 
     def measure(self, experience: Experience) -> Metrics:
         """What the rollout batch looked like before the update; see :func:`ppo_lib.experience.describe`."""
-        gold = None if self.gold is None else ask(self.gold, experience.prompts, experience.texts)
+        gold = None if self.gold is None else ask(self.gold, experience.prompts, experience.texts, self.processes)
         self._samples = sample_rows(experience, self.iteration, gold)
         return describe(experience, gold)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ppo_lib.configuration import check_config, option
+from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.models import RewardModel
 from ppo_lib.tokens import encode_pairs, pair_ids
@@ -76,12 +77,17 @@ class RewardTrainer:
         config: the knobs.
         model: trained in place.
         pairs: ``(prompt, chosen, rejected)``, the pairs of one ranking side by side.
+        processes: who shares the work.
 
     Raises:
         ValueError: no pairs, or one that does not fit.
     """
 
-    def __init__(self, config: RewardConfig, model: RewardModel, pairs: Sequence[Pair]) -> None:
+    def __init__(
+        self, config: RewardConfig, model: RewardModel, pairs: Sequence[Pair], processes: Processes = ALONE
+    ) -> None:
+        processes.check_share("batch", config.batch)
+        self.processes = processes
         self.config, self.model, self.pairs = config, model, list(pairs)
         self.rankings = rankings_of(self.pairs, config.batch)
         self.order = Order(len(self.rankings), config.seed)
@@ -90,7 +96,7 @@ class RewardTrainer:
         prompts, *answers = zip(*self.pairs, strict=True)
         for responses in answers:  # refuse what does not fit now, not in an hour
             pair_ids(backbone.tokenizer, prompts, responses, backbone.eos_token_ids[0], self.max_length)
-        self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm)
+        self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm, processes)
         self.iteration = 0
         self.rankings_per_step = max(1, config.batch * len(self.rankings) // len(self.pairs))
         self.iterations = config.epochs * max(1, len(self.rankings) // self.rankings_per_step)
@@ -116,13 +122,14 @@ class RewardTrainer:
     def step(self) -> Metrics:
         start = time.perf_counter()
         rows = [pair for i in self.order.draw(self.rankings_per_step) for pair in self.rankings[i]]
-        loss_sum, correct = 0.0, 0
-        for i in range(0, len(rows), self.config.microbatch):
-            piece = rows[i : i + self.config.microbatch]
+        loss_sum, correct, own = 0.0, 0.0, self.processes.share(rows)
+        for i in range(0, len(own), self.config.microbatch):
+            piece = own[i : i + self.config.microbatch]
             chosen, rejected = self.score_pairs(piece)
             loss = bradley_terry_loss(chosen, rejected) * len(piece)
             (loss / len(rows)).backward()
             loss_sum, correct = loss_sum + float(loss.detach()), correct + int((chosen > rejected).sum())
+        loss_sum, correct = self.processes.total(loss_sum, correct)
         rate = warmup_then_decay(self.iteration, self.iterations)
         norm = self.optimizer.step(rate)
         self.iteration += 1
@@ -133,7 +140,7 @@ class RewardTrainer:
             "grad_norm": norm,
             "learning_rate": self.config.learning_rate * rate,
             "pairs_per_second": len(rows) / (time.perf_counter() - start),
-            "peak_memory_bytes": peak_memory_bytes(self.model.backbone.device),
+            "peak_memory_bytes": self.processes.largest(peak_memory_bytes(self.model.backbone.device)),
         }
 
     @torch.no_grad()

@@ -46,6 +46,7 @@ def sample(
     temperature: float = 1.0,
     adapter: str | None = "policy",
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     **refused: object,
 ) -> Sampled:
     """Sample one response for each prompt.
@@ -57,6 +58,7 @@ def sample(
         temperature: above 0 to sample; 0 takes the likeliest token.
         adapter: the role that speaks: ``"policy"``, or ``None`` for the reference.
         generator: source of randomness, on the backbone's device.
+        noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
 
     Returns:
         :class:`Sampled`, whose response width is the longest response's length.
@@ -103,7 +105,8 @@ def sample(
             cache = output.past_key_values
             logits = backbone.logits(output.last_hidden_state[:, -1])  # (B, V)
             if temperature > 0:
-                tokens = draw(torch.softmax(logits / temperature, dim=-1), generator)
+                point = None if noise is None else noise[:, end - width]
+                tokens = draw(torch.softmax(logits / temperature, dim=-1), generator, point)
             else:
                 tokens = logits.argmax(dim=-1)
             sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
@@ -115,7 +118,7 @@ def sample(
     return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
 
 
-def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def draw(probabilities: Tensor, generator: torch.Generator | None = None, point: Tensor | None = None) -> Tensor:
     """Draw one token per row, by inverting the cumulative distribution.
 
     ``torch.multinomial`` draws as well, but from one seed it draws other tokens on an Intel CPU than on an AMD one.
@@ -123,13 +126,15 @@ def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Ten
     Args:
         probabilities: ``(B, V)``.
         generator: source of randomness, on the same device.
+        point: ``(B,)`` float64 in [0, 1), where to look in the distribution; drawn if not given.
 
     Returns:
         ``(B,)`` token ids, never one of probability 0.
     """
     heights = probabilities.double().cumsum(dim=-1)  # float64: thousands of small steps are summed
-    point = torch.rand(len(heights), 1, dtype=torch.float64, device=heights.device, generator=generator)
-    tokens = torch.searchsorted(heights, point * heights[:, -1:], right=True)
+    if point is None:
+        point = torch.rand(len(heights), dtype=torch.float64, device=heights.device, generator=generator)
+    tokens = torch.searchsorted(heights, point.unsqueeze(1) * heights[:, -1:], right=True)
     return tokens.squeeze(1).clamp(max=heights.shape[1] - 1)
 
 

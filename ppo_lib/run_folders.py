@@ -20,6 +20,7 @@ from ppo_lib.checkpoints import (
     write_atomic,
 )
 from ppo_lib.configuration import ConfigError, load_yaml, to_mapping
+from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.jsonl import append_lines, read_jsonl
 from ppo_lib.manifests import manifest, peak_memory
 from ppo_lib.training import Trainer
@@ -37,14 +38,15 @@ class RunFolder:
     Args:
         path: where the run lives; nothing is written before the run begins.
         resume: go on with what the folder holds; an absent or empty one starts afresh.
+        processes: those of the run; all read the folder, and the first one writes.
 
     Raises:
         ConfigError: the path is a file, or a folder that is not empty while ``resume`` is False, or
             a folder that is not a run. It is left as it is.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, resume: bool = False, processes: Processes = ALONE) -> None:
+        self.path, self.processes = Path(path), processes
         self.seconds = 0.0  # of the sessions before this one
         self.peak_memory = 0
         self.started = time.monotonic()
@@ -75,8 +77,9 @@ class RunFolder:
             ConfigError: the folder was begun with another configuration; names the first key.
         """
         self.check(config)
+        self.processes.wait()  # until all have looked at the folder
         path = self.path / "config.yaml"
-        if not path.exists():
+        if self.processes.first and not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False))
 
@@ -110,17 +113,22 @@ class RunFolder:
                     f"cannot resume {self.path.name!r}: {name} has {present} bytes, but had {size} "
                     "when the checkpoint was written; the file was changed"
                 )
-            if present > size:
+            self.processes.wait()
+            if present > size and self.processes.first:
                 os.truncate(path, size)
 
     def record(self, metrics: Mapping[str, float], samples: Iterable[Mapping[str, Any]]) -> None:
         """Append one line of metrics, and the samples of that iteration, and push them to disk."""
+        if not self.processes.first:
+            return
         iteration = {"iteration": metrics.get("iteration")}
         append_lines(self.path / "samples.jsonl", [{**iteration, **row} for row in samples])
         append_lines(self.path / "metrics.jsonl", [metrics])
 
     def checkpoint(self, trainer: Stage) -> None:
         """Write a checkpoint of the trainer as it stands between two iterations."""
+        if not self.processes.first:
+            return
         tensors, values = trainer.state()
         files = [self.path / "metrics.jsonl", self.path / "samples.jsonl"]
         state = {
@@ -133,6 +141,8 @@ class RunFolder:
 
     def finish(self, trainer: Stage) -> None:
         """Save the final model, then the manifest, whose presence says that the run is done."""
+        if not self.processes.first:
+            return
         temporary = self.path / f"{TEMPORARY}model"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import check_config, option
+from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.masking import masked_mean
 from ppo_lib.tokens import encode_pairs, pair_ids
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
@@ -47,12 +48,21 @@ class SFTTrainer:
         config: the knobs.
         backbone: trained in place.
         demonstrations: pairs of prompt and response.
+        processes: who shares the work.
 
     Raises:
         ValueError: no demonstrations, or one that does not fit.
     """
 
-    def __init__(self, config: SFTConfig, backbone: Backbone, demonstrations: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        config: SFTConfig,
+        backbone: Backbone,
+        demonstrations: Sequence[tuple[str, str]],
+        processes: Processes = ALONE,
+    ) -> None:
+        processes.check_share("batch", config.batch)
+        self.processes = processes
         self.config, self.backbone = config, backbone
         self.demonstrations = list(demonstrations)
         self.order = Order(len(self.demonstrations), config.seed)
@@ -66,7 +76,7 @@ class SFTTrainer:
             parameters = list(backbone.causal_lm.parameters())
             for parameter in parameters:
                 parameter.requires_grad_(True)
-        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm)
+        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, processes)
         self.iteration = 0
         self.iterations = config.epochs * max(1, len(self.demonstrations) // config.batch)
 
@@ -91,14 +101,15 @@ class SFTTrainer:
 
     def step(self) -> Metrics:
         start = time.perf_counter()
-        rows = [self.demonstrations[i] for i in self.order.draw(self.config.batch)]
+        rows = [self.demonstrations[i] for i in self.processes.share(self.order.draw(self.config.batch))]
         size = self.config.microbatch
         pieces = [tuple(zip(*rows[i : i + size], strict=True)) for i in range(0, len(rows), size)]
-        total, tokens = 0.0, 0
+        total, tokens = 0.0, 0.0
         for prompts, responses in pieces:
             loss, count = self.loss(prompts, responses)
             (loss * count).backward()  # summed here, divided by the whole step's token count below
             total, tokens = total + float(loss.detach()) * count, tokens + count
+        total, tokens = self.processes.total(total, tokens)
         for parameter in self.optimizer.parameters:
             if parameter.grad is not None:
                 parameter.grad /= tokens
@@ -111,7 +122,7 @@ class SFTTrainer:
             "grad_norm": norm,
             "learning_rate": self.config.learning_rate * rate,
             "tokens_per_second": tokens / (time.perf_counter() - start),
-            "peak_memory_bytes": peak_memory_bytes(self.backbone.device),
+            "peak_memory_bytes": self.processes.largest(peak_memory_bytes(self.backbone.device)),
         }
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from ppo_lib import pocket
 from ppo_lib.backbone import Backbone, base_name, resolve
 from ppo_lib.configuration import ConfigError
+from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.examples import load_demonstrations, load_pairs, load_prompts
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo import PPOConfig, PPOTrainer, RewardFunction
@@ -25,7 +26,9 @@ CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPO
 CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the spread
 
 
-def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None = None) -> Stage:
+def build(
+    stage: str, config: Any, sft: Path | None = None, reward: Path | None = None, processes: Processes = ALONE
+) -> Stage:
     """The trainer of a stage, with everything that it needs loaded.
 
     Args:
@@ -33,20 +36,21 @@ def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None 
         config: an instance of the stage's class in ``CONFIGS``.
         sft: folder of the SFT model to stand on instead of ``config.model``.
         reward: folder of the reward model to use instead of ``config.reward_model``; trained on ``sft``.
+        processes: who shares the work; each loads the model onto its own device.
 
     Raises:
         ValueError: a model, data or reward that cannot be loaded.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("several processes were launched, but training runs in one; start it with plain python")
     torch.manual_seed(config.seed)
     model = str(sft or config.model)
-    backbone = Backbone.from_pretrained(model, device=pick_device(config.device), dtype=config.dtype)
+    backbone = Backbone.from_pretrained(
+        model, device=processes.device or pick_device(config.device), dtype=config.dtype
+    )
     if stage == "sft":
-        return SFTTrainer(config, backbone, load_demonstrations(config.data))
+        return SFTTrainer(config, backbone, load_demonstrations(config.data), processes)
     if stage == "reward":
         reward_model = RewardModel(backbone, config.lora_rank, seed=config.seed)
-        return CalibratedRewardTrainer(config, reward_model, load_pairs(config.data))
+        return CalibratedRewardTrainer(config, reward_model, load_pairs(config.data), processes)
     if backbone.context_length is not None and config.max_new_tokens >= backbone.context_length:
         raise ConfigError(
             f"max_new_tokens is {config.max_new_tokens}, but the model's context is {backbone.context_length} tokens, "
@@ -54,7 +58,7 @@ def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None 
         )
     judge = load_reward(config, backbone, reward)
     policy = ActorCritic(backbone, config.lora_rank, seed=config.seed)
-    return PPOTrainer(config, policy, load_prompts(config.prompts), judge, gold_of(config))
+    return PPOTrainer(config, policy, load_prompts(config.prompts), judge, gold_of(config), processes)
 
 
 class CalibratedRewardTrainer(RewardTrainer):
@@ -140,16 +144,17 @@ def gold_of(config: PPOConfig) -> RewardFunction | None:
     return pocket.gold_scores if config.prompts == "pocket" else None
 
 
-def describe_batches(config: Any, iterations: int) -> str:
-    """The batch sizes in words, and the optimizer steps that they mean."""
+def describe_batches(config: Any, iterations: int, processes: int = 1) -> str:
+    """The batch sizes in words, the optimizer steps that they mean, and how many processes share each batch."""
+    shared = f", each batch shared by {processes} processes" if processes > 1 else ""
     if not isinstance(config, PPOConfig):
         return (
             f"batch {config.batch} examples per optimizer step, microbatch {config.microbatch} per forward pass: "
-            f"{config.epochs} epochs = {iterations} optimizer steps"
+            f"{config.epochs} epochs = {iterations} optimizer steps{shared}"
         )
     per = config.rollout_batch // config.minibatch
     return (
         f"rollout_batch {config.rollout_batch} responses per iteration, minibatch {config.minibatch} per optimizer "
         f"step, microbatch {config.microbatch} per forward pass: {config.iterations} iterations x {config.epochs} "
-        f"epochs x {per} minibatches = {config.optimizer_steps} optimizer steps"
+        f"epochs x {per} minibatches = {config.optimizer_steps} optimizer steps{shared}"
     )

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ppo_lib.distributed import ALONE, Processes
+
 Metrics = dict[str, float]
 State = tuple[dict[str, Tensor], dict[str, object]]
 
@@ -80,15 +82,25 @@ class Optimizer:
         parameters: what to train.
         learning_rate: the peak.
         max_grad_norm: longer gradients are scaled down to this length.
+        processes: whose gradients are added up before each step.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, max_grad_norm: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        max_grad_norm: float,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.processes = processes
         self.parameters = list(parameters)
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.adam = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
 
     def step(self, scale: float = 1.0) -> float:
         """Clip the gradients, take one step at ``scale`` times the learning rate, and clear them.
+
+        The gradients of several processes are added up first.
 
         Returns:
             The gradient norm before clipping.
@@ -98,6 +110,7 @@ class Optimizer:
         """
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate * scale
+        self.processes.add_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             raise FloatingPointError(

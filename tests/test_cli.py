@@ -266,9 +266,10 @@ def test_a_recipe_without_the_section_is_refused(world, tmp_path, capsys):
     assert "align needs sft, reward, ppo" in refused(capsys, main(["align", *common]))
 
 
-def test_several_processes_are_refused(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one" in refused(capsys, train(world, "sft", tmp_path / "run"))
+def test_a_launch_with_an_engine_that_is_not_supported_is_refused(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert "asked for DeepSpeed" in refused(capsys, train(world, "sft", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_training(world, tmp_path, capsys, monkeypatch):
