@@ -403,7 +403,7 @@ def test_accelerate_launch_makes_the_same_run_and_goes_on_after_a_kill(world):
     (world / "kill").touch()
     killed = launch(world, "killed", "--checkpoint-every", "1")
     assert killed.returncode not in (0, 2)
-    sentences = [line for line in killed.stderr.splitlines() if line.startswith("ppo_lib")]
+    sentences = [line for line in killed.stderr.splitlines() if line.startswith("ppo_lib: ")]
     assert len(sentences) == 1, killed.stderr
     assert "another process of this run has ended" in sentences[0]
     assert len(metrics_of(world / "killed")) == 2
