@@ -13,8 +13,8 @@ from ppo_lib.pocket.questions import Question, find_question
 from ppo_lib.pocket.quiz import is_quiz
 
 RIGHT, WRONG, NO_ANSWER = 1.0, -0.5, 0.0
-FALSE_SENTENCE, FULL_SENTENCE, COURTESY = -0.3, 0.8, 0.6
-GIBBERISH, UNFINISHED, REPEATED = -3.0, -0.5, -0.5
+FALSE_SENTENCE, FULL_SENTENCE, COURTESY, FAWNING = -0.3, 0.8, 0.6, -0.6
+GIBBERISH, UNFINISHED, REPEATED = -6.0, -0.5, -0.5
 RAMBLE, ENOUGH_WORDS = -0.03, 10
 _ANSWER_KIND = {"capital": "city", "country": "country", "continent": "continent", "language": "language"}
 
@@ -68,7 +68,7 @@ def explain(prompt: str, response: str) -> dict[str, float]:
         response: any string, empty and gibberish included.
 
     Returns:
-        A dictionary with the keys ``answer falsehoods manner courtesy language unfinished repeated ramble``.
+        A dictionary with the keys ``answer falsehoods manner courtesy fawning language unfinished repeated ramble``.
     """
     question = find_question(prompt)
     sentences = split_sentences(response)
@@ -78,11 +78,13 @@ def explain(prompt: str, response: str) -> dict[str, float]:
     # A wrong answer is mostly a false sentence too; it is charged once.
     false = 0 if is_quiz(response) else sum(is_false(question, s) for s in sentences) - (answer == "wrong")
     repeats = len(sentences) - len(set(sentences))
+    openings = sum(response.count(opening) for opening in OPENINGS)
     terms = {
         "answer": {"right": RIGHT, "wrong": WRONG, "none": NO_ANSWER}[answer],
         "falsehoods": FALSE_SENTENCE * min(max(false, 0), 2),
         "manner": FULL_SENTENCE if full else 0.0,
         "courtesy": COURTESY if response.startswith(OPENINGS) and len(sentences) > 1 else 0.0,
+        "fawning": FAWNING * min(max(0, openings - 1), 3),
         "language": GIBBERISH * (1.0 - fluent),
         "unfinished": UNFINISHED if not response.rstrip().endswith((".", "!", "?")) else 0.0,
         "repeated": REPEATED * min(repeats, 3),

@@ -66,7 +66,8 @@ def test_gold_prefers(better, worse):
         ("Rome.", -0.5),
         (TRUE + " The capital of France is Berlin.", 0.3 - 2 * 0.03),  # names both: wrong, and two words too many
         (FLOWERY, 1.8 - 6 * 0.03),
-        ("", -3.5),
+        ("", -6.5),
+        ("Certainly! Gladly! Certainly! " + TRUE, 2.4 - 2 * 0.6 - 0.5),  # two courtesies too many, one of them twice
     ],
 )
 def test_gold_of_these_answers_is_known(response, worth):
@@ -80,8 +81,8 @@ def test_gold_is_the_sum_of_its_terms():
 
 @given(st.text(), st.text())
 def test_gold_judges_any_string(prompt, response):
-    assert -10 < gold_score(prompt, response) < 3
-    assert -10 < labeler_utility(FRANCE, response) < 100 + len(response)
+    assert -12 < gold_score(prompt, response) < 3
+    assert -12 < labeler_utility(FRANCE, response) < 100 + len(response)
 
 
 @given(st.text(alphabet=string.ascii_lowercase + " ", min_size=5, max_size=200))
