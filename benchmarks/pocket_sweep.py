@@ -35,8 +35,8 @@ from ppo_lib.tokens import encode_pairs
 SEEDS = range(5)
 BETAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 VARIANTS: dict[str, dict[str, Any]] = {
-    "no_clip_many_epochs": {"epsilon": None, "value_clip": None, "epochs": 12},
-    "many_epochs": {"epochs": 12},
+    "no_clip_many_epochs": {"epsilon": None, "value_clip": None, "epochs": 8},
+    "many_epochs": {"epochs": 8},
     "no_critic": {"value_coef": 0.0, "lam": 1.0},
     "no_baseline": {"value_coef": 0.0, "lam": 1.0, "whiten_advantages": False},
     "no_whitening": {"whiten_advantages": False},
@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "beta": 0.0,
         "epsilon": None,
         "value_clip": None,
-        "epochs": 12,
+        "epochs": 8,
         "value_coef": 0.0,
         "lam": 1.0,
         "whiten_advantages": False,
@@ -54,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 1e6,
     },
 }
+VARIANT_ITERATIONS = 30  # enough to fail; compare with the sweep's look after as many
 LOOKS = (5, 10, 15, 20, 30, 40)  # iterations after which diversity and forgetting are looked at; more of them early
 SCRUB_EVERY, SCRUB_ROWS, SCRUB_KEEP = 5, 32, 4
 SCRUBBED_SEED = 0
@@ -65,9 +66,9 @@ def runs() -> Iterator[tuple[str, dict[str, Any], int]]:
     for seed in SEEDS:
         for beta in BETAS:
             yield f"beta_{beta}", {"beta": beta}, seed
-    for name, overrides in VARIANTS.items():
-        for seed in SEEDS:
-            yield name, overrides, seed
+    for seed in SEEDS:
+        for name, overrides in VARIANTS.items():
+            yield name, {"iterations": VARIANT_ITERATIONS} | overrides, seed
 
 
 def recorded_name(name: str, seed: int) -> str:
