@@ -6,9 +6,9 @@
 
 What is held equal: the SFT model and the adapter's rank; the training prompts; the comparisons (those that trained the
 reward model, of which DPO reads a random part); the held-out prompts and the sampling of the final look; the peak
-learning rate. PPO and GRPO sample the same number of responses. DPO reads as many responses with gradient as
-PPO's epochs do: ITERATIONS * rollout_batch * epochs, two to a pair. Responses, not tokens, are what can be fixed in
-advance; the tokens of every run are counted and stored.
+learning rate; the number of optimizer steps. PPO and GRPO sample the same number of responses. DPO reads as many
+responses with gradient as PPO's epochs do: ITERATIONS * rollout_batch * epochs, two to a pair. Responses, not tokens,
+are what can be fixed in advance; the tokens of every run are counted and stored.
 
 What is not: the reward model. Its training is a cost of PPO and GRPO alone, and is not counted.
 
@@ -31,7 +31,7 @@ import torch
 from sweeps import run_missing
 
 from ppo_lib import pocket
-from ppo_lib.configuration import load_recipe, to_mapping
+from ppo_lib.configuration import to_mapping
 from ppo_lib.dpo import DPOConfig, DPOTrainer
 from ppo_lib.grpo_training import GRPOConfig, GRPOTrainer
 from ppo_lib.kl import kl_exact
@@ -47,8 +47,10 @@ Job = tuple[str, float, int]  # method, beta, seed
 SEEDS = range(5)
 METHODS = ("ppo", "grpo", "dpo")
 BETAS = (0.02, 0.1, 0.5)  # the same numbers; what a nat costs differs, since the methods see different scores
-ITERATIONS = 12
-SAMPLES = 2  # answers per held-out prompt
+ITERATIONS = 10  # short runs: all of them together take some five minutes of one core
+SIZES = {"rollout_batch": 32, "minibatch": 16, "microbatch": 16, "epochs": 4, "max_new_tokens": 48}
+LEARNING_RATE = 2e-3
+SAMPLES = 1  # answers per held-out prompt
 LOOK_SEED = 12345
 KEPT = 3  # texts per run
 
@@ -68,16 +70,14 @@ def name_of(job: Job) -> str:
 
 
 def build(job: Job, policy: ActorCritic, reward: RewardModel) -> PPOTrainer | GRPOTrainer | DPOTrainer:
-    """The trainer of a job; what is not named here is the recipe's, or the method's own default."""
+    """The trainer of a job; what is not named here is the method's own default."""
     method, beta, seed = job
-    recipe = load_recipe("pocket")["ppo"]
-    shared = {"beta": beta, "seed": seed, "device": "cpu", "learning_rate": recipe["learning_rate"]}
-    sizes = ("rollout_batch", "minibatch", "microbatch", "epochs", "max_new_tokens")
-    rollout = {"iterations": ITERATIONS, **{key: recipe[key] for key in sizes}}
+    shared = {"beta": beta, "seed": seed, "device": "cpu", "learning_rate": LEARNING_RATE}
+    rollout = {"iterations": ITERATIONS, **SIZES}
     if method == "dpo":
-        count = ITERATIONS * recipe["rollout_batch"] * recipe["epochs"] // 2
+        count = ITERATIONS * SIZES["rollout_batch"] * SIZES["epochs"] // 2
         pairs = random.Random(seed).sample(pocket.preference_pairs("train"), count)
-        half = recipe["minibatch"] // 2  # so many pairs hold as many responses as a minibatch of PPO
+        half = SIZES["minibatch"] // 2  # so many pairs hold as many responses as a minibatch of PPO
         return DPOTrainer(DPOConfig(**shared, batch=half, microbatch=half), policy, pairs)
     if method == "grpo":
         return GRPOTrainer(GRPOConfig(**shared, **rollout), policy, pocket.prompts("train"), reward)
@@ -90,8 +90,8 @@ def look(policy: ActorCritic, reward: RewardModel) -> tuple[dict[str, float], li
     backbone = policy.backbone
     prompts = pocket.prompts("heldout") * SAMPLES
     generator = torch.Generator().manual_seed(LOOK_SEED)
-    budget = load_recipe("pocket")["ppo"]["max_new_tokens"]
-    sampled = sample(backbone, encode_prompts(backbone.tokenizer, prompts), budget, 1.0, "policy", generator)
+    ids = encode_prompts(backbone.tokenizer, prompts)
+    sampled = sample(backbone, ids, SIZES["max_new_tokens"], 1.0, "policy", generator)
     batch, texts = sampled.batch, decode_responses(backbone.tokenizer, sampled.batch)
     drift = []
     for rows in torch.arange(len(batch)).split(64):
