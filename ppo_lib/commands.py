@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ppo_lib.backbone import Backbone, base_name
+from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import (
     ConfigError,
     apply_overrides,
@@ -19,6 +19,7 @@ from ppo_lib.diagnostics import diagnose
 from ppo_lib.distributed import Processes
 from ppo_lib.evaluation import before_and_after, format_table, load_evaluation, save_evaluation
 from ppo_lib.examples import load_pairs, load_prompts
+from ppo_lib.loading import base_name
 from ppo_lib.models import ActorCritic
 from ppo_lib.records import RunFolder, drive
 from ppo_lib.report import write_report

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppo_lib.configuration import ConfigError
 
@@ -120,7 +120,7 @@ class Processes:
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its sum over all processes; a process that had no row of the batch adds nothing."""
         if self.size == 1:
             return

@@ -1,6 +1,7 @@
 """Who judges a response: a reward model, or any function of texts. One finite number per response, or a refusal."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,8 +23,9 @@ def judge(
     microbatch: int = 64,
     normalize: bool = True,
     processes: Processes = ALONE,
+    finished: Tensor | None = None,
 ) -> Tensor:
-    """Scores ``(B,)`` of finished rollouts.
+    """Scores ``(B,)`` of rollouts.
 
     A reward model on the policy's own backbone reads the very tokens that were sampled. Any other reads the text,
     with its own tokenizer.
@@ -35,6 +37,8 @@ def judge(
         microbatch: responses per forward pass.
         normalize: a reward model's scores in units of its calibration, not raw.
         processes: each judges its share.
+        finished: ``(B,)`` boolean, which responses came to their end; all, if not given. One that was cut off has no
+            EOS among its tokens, and gets none in the text either.
 
     Raises:
         ValueError: a reward function that does not return one finite number per response.
@@ -45,7 +49,9 @@ def judge(
         )
         scores = own.new_tensor(processes.gather(own.tolist()))
     else:
-        function = reward.scores if isinstance(reward, RewardModel) else reward
+        function = reward
+        if isinstance(reward, RewardModel):
+            function = partial(reward.scores, finished=None if finished is None else processes.share(finished.tolist()))
         scores = ask(function, prompts, texts, processes).to(backbone.device, backbone.head_dtype)
     if isinstance(reward, RewardModel) and not normalize:
         scores = scores * reward.std + reward.mean

@@ -1,17 +1,27 @@
-"""One frozen backbone, four roles.
+"""The four models of PPO on one frozen backbone, or on as many as you like to pay for.
 
 PPO for language models is usually drawn with four models: actor, critic, reference, reward model. They need not be
-four copies. Here they share one frozen language model (:class:`ppo_lib.backbone.Backbone`):
+four copies. By default they share one frozen language model (:class:`ppo_lib.backbone.Backbone`):
 
 * **reference**: the backbone with its adapters off;
 * **actor**: the backbone with the LoRA adapter ``policy`` on;
 * **critic**: a linear head on the actor's hidden states, one value before every response token;
 * **reward model**: the backbone with its own LoRA adapter ``reward`` on, and a scalar head on the last token.
 
-Only adapters and heads are ever trained in PPO; the backbone's weights do not move by a single bit.
+Then only adapters and heads are trained, and the backbone's weights do not move by a single bit. Two keys ask for more:
+
+============  ====================================  ================================================
+``finetune``  ``critic: shared``                    ``critic: separate``
+============  ====================================  ================================================
+``lora``      1 set of weights; as above            1 set of weights; the critic has an adapter too
+``full``      2: the reference, the trained actor   3: the reference, the actor, the critic
+============  ====================================  ================================================
+
+Full and separate is the layout of InstructGPT (Ouyang et al., 2022). The reward model stands on the frozen backbone in
+every layout, so that nothing PPO does can move it.
 """
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +29,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppo_lib.backbone import Backbone, base_name, load_tensors, resolve
-from ppo_lib.rewards import last_token_index
-from ppo_lib.tokens import TokenBatch, encode_pairs
+from ppo_lib.backbone import Backbone
+from ppo_lib.loading import base_name, load_tensors, read_json
+from ppo_lib.reward_model import RewardModel
+from ppo_lib.tokens import TokenBatch
+
+__all__ = ["ActorCritic", "ActorCriticOutput", "Evaluation", "RewardModel", "Role"]
+
+FINETUNE, CRITIC = ("lora", "full"), ("shared", "separate")
 
 
 class ActorCriticOutput(NamedTuple):
@@ -39,175 +54,146 @@ class Evaluation(NamedTuple):
     entropy: Tensor
 
 
-class ActorCritic(nn.Module):
-    """Actor, critic and reference on one backbone.
+class Role(nn.Module):
+    """A backbone, and the adapter that is on while it plays this role (``None``: its plain weights).
 
     Args:
-        backbone: the SFT model; its plain weights are the reference.
-        lora_rank: of the actor's adapter.
-        seed: of the adapter's random half.
+        backbone: where the weights are; several roles may share it.
+        adapter: the name of one of its adapters, or ``None``.
     """
 
-    def __init__(self, backbone: Backbone, lora_rank: int = 8, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, adapter: str | None) -> None:
         super().__init__()
+        self.backbone, self.adapter = backbone, adapter
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """States before each response token, ``(B, T, H)``: the token at position t is scored at t - 1."""
+        return self.backbone.hidden_states(batch, self.adapter)[:, batch.prompt_width - 1 : -1]
+
+    def save(self, folder: Path) -> None:
+        """Write what is trained: the adapter as a PEFT folder, or the whole model, and the tokenizer."""
+        if self.adapter is None:
+            self.backbone.causal_lm.save_pretrained(str(folder))
+        else:
+            self.backbone.save_adapter(self.adapter, folder)
+        self.backbone.tokenizer.save_pretrained(str(folder))
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic and reference.
+
+    Args:
+        backbone: the SFT model; its plain weights are the reference, and never move.
+        lora_rank: of the adapters; without meaning for ``full``.
+        seed: of the adapters' random halves.
+        finetune: ``"lora"`` trains adapters on the backbone, ``"full"`` all weights of a copy.
+        critic: ``"shared"`` is a head on the actor's states; ``"separate"`` has an adapter or a copy of its own.
+
+    Raises:
+        ValueError: another ``finetune`` or ``critic``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        lora_rank: int = 8,
+        seed: int = 0,
+        finetune: str = "lora",
+        critic: str = "shared",
+    ) -> None:
+        super().__init__()
+        if finetune not in FINETUNE or critic not in CRITIC:
+            raise ValueError(f"finetune is {finetune!r} and critic {critic!r}; choose from {FINETUNE} and {CRITIC}")
+
+        def trained(name: str) -> Role:
+            if finetune == "full":
+                return Role(backbone.copy(), None)
+            if name not in backbone.adapters:
+                backbone.add_adapter(name, rank=lora_rank, seed=seed)
+            return Role(backbone, name)
+
         self.backbone = backbone
-        if "policy" not in backbone.adapters:
-            backbone.add_adapter("policy", rank=lora_rank, seed=seed)
-        self.value_head = _zero_head(backbone)
+        self.reference = Role(backbone, None)
+        self.actor = trained("policy")
+        self.critic = trained("critic") if critic == "separate" else self.actor
+        self.value_head = backbone.scalar_head()
+        for parameter in self.parameters_to_train():
+            parameter.requires_grad_(True)
 
     def parameters_to_train(self) -> list[nn.Parameter]:
-        """All that PPO moves: the actor's adapter and the value head."""
-        return [*self.backbone.adapter_parameters("policy"), *self.value_head.parameters()]
-
-    def _states(self, batch: TokenBatch, adapter: str | None) -> Tensor:
-        """States before each response token, ``(B, T, H)``: the token at position t is scored at t - 1."""
-        return self.backbone.hidden_states(batch, adapter)[:, batch.prompt_width - 1 : -1]
+        """All that PPO moves: adapters or weights of actor and critic, and the value head."""
+        actor, critic = self.actor, self.critic
+        if actor.adapter is not None:
+            adapters = dict.fromkeys([actor.adapter, critic.adapter])  # one of them, if they are the same
+            network = [p for name in adapters for p in self.backbone.adapter_parameters(str(name))]
+        else:
+            network = list(actor.backbone.causal_lm.parameters())
+            if critic is not actor:  # its output head is not used
+                network += critic.backbone.body.parameters()
+        return [*network, *self.value_head.parameters()]
 
     def forward(self, batch: TokenBatch, temperature: float = 1.0) -> ActorCriticOutput:
-        """One pass of the actor: logits at response positions only, and the critic's values."""
-        states = self._states(batch, "policy")
-        return ActorCriticOutput(self.backbone.logits(states) / temperature, self._values(states))
+        """Logits at response positions only, and the critic's values."""
+        states = self.actor(batch)
+        return ActorCriticOutput(self.actor.backbone.logits(states) / temperature, self._values(batch, states))
 
     def evaluate(self, batch: TokenBatch, temperature: float = 1.0, entropy_grad: bool = False) -> Evaluation:
-        """One pass of the actor: log-probs of the sampled tokens, values and entropies.
+        """Log-probs of the sampled tokens, values and entropies.
 
         Equal to what :meth:`forward` gives, but the logits of the whole batch are never held at once.
         """
-        states, mask = self._states(batch, "policy"), batch.mask
-        logprobs, entropy = self.backbone.token_logprobs(states, batch.responses, mask, temperature, entropy_grad)
-        return Evaluation(logprobs, self._values(states) * mask, entropy)
+        states, mask = self.actor(batch), batch.mask
+        logprobs, entropy = self.actor.backbone.token_logprobs(states, batch.responses, mask, temperature, entropy_grad)
+        return Evaluation(logprobs, self._values(batch, states) * mask, entropy)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
-        """Log-probs ``(B, T)`` of the same tokens under the reference: the backbone with its adapters off."""
-        states = self._states(batch, None)
+        """Log-probs ``(B, T)`` of the same tokens under the reference."""
+        states = self.reference(batch)
         return self.backbone.token_logprobs(states, batch.responses, batch.mask, temperature)[0]
 
-    def _values(self, states: Tensor) -> Tensor:
+    def _values(self, batch: TokenBatch, actor_states: Tensor) -> Tensor:
+        states = actor_states if self.critic is self.actor else self.critic(batch)
         return self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
 
     def save_pretrained(self, folder: str | Path, merged: bool = False) -> None:
-        """Write what others load: a PEFT adapter, the value head as safetensors, the tokenizer.
+        """Write what others load: a PEFT adapter, or with ``finetune="full"`` a plain model; and the tokenizer.
 
-        With ``merged`` also ``folder/merged``, a model that plain transformers loads without PEFT.
+        The value head lies beside it as safetensors, and a separate critic in ``folder/critic``. With ``merged`` an
+        adapter is written as ``folder/merged`` too, a model that plain transformers loads without PEFT.
         """
         folder = Path(folder)
-        self.backbone.save_adapter("policy", folder)
+        self.actor.save(folder)
         head = {k: v.detach().cpu() for k, v in self.value_head.state_dict().items()}
         save_file(head, folder / "value_head.safetensors")
-        self.backbone.tokenizer.save_pretrained(str(folder))
-        if merged:
+        if self.critic is not self.actor:
+            self.critic.save(folder / "critic")
+        if self.actor.adapter is None:
+            (folder / "reference.json").write_text(json.dumps({"base_model_name_or_path": self.backbone.name}))
+        elif merged:
             self.backbone.merged("policy").save_pretrained(str(folder / "merged"))
             self.backbone.tokenizer.save_pretrained(str(folder / "merged"))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, backbone: Backbone | None = None) -> "ActorCritic":
-        """Load what :meth:`save_pretrained` wrote; the backbone is found by the name saved with the adapter.
+        """Load what :meth:`save_pretrained` wrote; the backbone is found by the name saved with it.
 
         Raises:
             ValueError: no such folder, or it was made for another backbone.
         """
+        folder = Path(folder)
+        full = (folder / "reference.json").is_file()
         if backbone is None:
-            backbone = Backbone.from_pretrained(base_name(folder))
-        backbone.load_adapter("policy", folder)
-        model = cls(backbone)
-        model.value_head.load_state_dict(load_tensors(Path(folder) / "value_head.safetensors"))
+            name = read_json(folder / "reference.json", "")["base_model_name_or_path"] if full else base_name(folder)
+            backbone = Backbone.from_pretrained(name)
+        critic = "separate" if (folder / "critic").is_dir() else "shared"
+        parts = {"policy": folder, **({"critic": folder / "critic"} if critic == "separate" else {})}
+        if not full:
+            for name, part in parts.items():
+                backbone.load_adapter(name, part)
+        model = cls(backbone, finetune="full" if full else "lora", critic=critic)
+        if full:
+            for role, part in zip((model.actor, model.critic), parts.values(), strict=False):
+                role.backbone.load_weights(part)
+        model.value_head.load_state_dict(load_tensors(folder / "value_head.safetensors"))
         return model
-
-
-class RewardModel(nn.Module):
-    """A scalar score for a whole response: own LoRA adapter, and a linear head on the last counted token.
-
-    The raw score has no zero and no unit, since Bradley-Terry sees only differences. :meth:`calibrate` fixes both.
-
-    Args:
-        backbone: may be shared with an :class:`ActorCritic`, or be one of its own.
-        lora_rank: of the adapter.
-        seed: of the adapter's random half.
-    """
-
-    def __init__(self, backbone: Backbone, lora_rank: int = 8, seed: int = 0) -> None:
-        super().__init__()
-        self.backbone = backbone
-        if "reward" not in backbone.adapters:
-            backbone.add_adapter("reward", rank=lora_rank, seed=seed)
-        self.head = _zero_head(backbone)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.zeros((), device=backbone.device))
-        self.register_buffer("std", torch.ones((), device=backbone.device))
-
-    def parameters_to_train(self) -> list[nn.Parameter]:
-        """The adapter and the head."""
-        return [*self.backbone.adapter_parameters("reward"), *self.head.parameters()]
-
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """Raw scores ``(B,)``, read at each response's last counted token (never at a pad token)."""
-        hidden = self.backbone.hidden_states(batch, "reward")
-        last = batch.prompt_width + last_token_index(batch.mask)
-        states = hidden[torch.arange(len(batch), device=last.device), last]  # (B, H)
-        return self.head(states.to(self.head.weight.dtype)).squeeze(-1)
-
-    @torch.no_grad()
-    def score_batch(self, batch: TokenBatch, microbatch: int = 64) -> Tensor:
-        """Normalised scores ``(B,)``: ``(raw - mean) / std``."""
-        rows = torch.arange(len(batch), device=batch.sequences.device).split(microbatch)
-        raw = torch.cat([self(batch.select(r)) for r in rows])
-        return (raw - self.mean) / self.std
-
-    def scores(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Normalised scores of finished responses given as text."""
-        batch = encode_pairs(
-            self.backbone.tokenizer, prompts, responses, self.backbone.eos_token_ids[0], self.backbone.pad_token_id
-        )
-        return self.score_batch(batch.to(self.backbone.device)).tolist()
-
-    def calibrate(self, prompts: Sequence[str], responses: Sequence[str]) -> None:
-        """Fit mean and standard deviation on these responses: give samples of the SFT model, PPO's starting point.
-
-        Raises:
-            ValueError: fewer than two responses, or all scores equal.
-        """
-        self.mean.zero_()
-        self.std.fill_(1.0)
-        raw = torch.tensor(self.scores(prompts, responses), dtype=torch.float64)
-        if len(raw) < 2 or float(raw.std()) == 0:
-            raise ValueError(f"{len(raw)} responses with scores that do not differ cannot fix a scale; give more")
-        self.mean.fill_(float(raw.mean()))
-        self.std.fill_(float(raw.std()))
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the adapter as a PEFT folder, and head and normalisation as safetensors."""
-        self.backbone.save_adapter("reward", folder)
-        tensors = {**{f"head.{k}": v for k, v in self.head.state_dict().items()}, "mean": self.mean, "std": self.std}
-        save_file({k: v.detach().cpu() for k, v in tensors.items()}, Path(folder) / "reward_head.safetensors")
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, backbone: Backbone | None = None) -> "RewardModel":
-        """Load what :meth:`save_pretrained` wrote.
-
-        Args:
-            folder: where it lies, or ``"pocket"``.
-            backbone: share this one; ``None`` loads the one that the adapter names.
-
-        Raises:
-            ValueError: no such folder, or it was made for another backbone.
-        """
-        folder = resolve("pocket:reward") if str(folder) == "pocket" else Path(folder)
-        if backbone is None:
-            backbone = Backbone.from_pretrained(base_name(folder))
-        backbone.load_adapter("reward", folder)
-        model = cls(backbone)
-        tensors = load_tensors(Path(folder) / "reward_head.safetensors")
-        model.head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
-        model.mean.copy_(tensors["mean"])
-        model.std.copy_(tensors["std"])
-        return model
-
-
-def _zero_head(backbone: Backbone) -> nn.Linear:
-    """A linear head that says 0 until it has learned something."""
-    head = nn.Linear(backbone.hidden_size, 1, device=backbone.device, dtype=backbone.head_dtype)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head

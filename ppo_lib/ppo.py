@@ -48,7 +48,7 @@ class PPOTrainer:
 
     Args:
         config: the knobs.
-        policy: actor, critic and reference; its adapter and value head are trained in place.
+        policy: actor, critic and reference; its ``parameters_to_train`` are trained in place.
         prompts: texts to practise on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: a function like ``reward``, measured and never trained on.
@@ -119,12 +119,12 @@ class PPOTrainer:
         config, policy, tokenizer = self.config, self.policy, self.backbone.tokenizer
         # 2. Roll out. The sampler knows nothing but max_new_tokens and temperature.
         ids = [self.prompt_ids[i] for i in rows]
-        how = config.max_new_tokens, config.temperature, "policy", generator or self.generator
-        sampled = sample_together(self.processes, self.backbone, ids, *how)
+        how = config.max_new_tokens, config.temperature, policy.actor.adapter, generator or self.generator
+        sampled = sample_together(self.processes, policy.actor.backbone, ids, *how)
         batch, mask = sampled.batch, sampled.batch.mask
         prompts, texts = [self.prompts[i] for i in rows], decode_responses(tokenizer, batch)
         # 3. Judge. A response that never ended may cost something extra.
-        scores = self.judge(prompts, texts, batch)
+        scores = self.judge(prompts, texts, batch, sampled.finished)
         charged = scores - config.missing_eos_penalty * ~sampled.finished
         # 4. Look again. pi_old is these stored numbers, not a copy of the model. The pieces are the very ones that
         #    the first epoch will see, so that its ratio is exactly 1, rounding included.
@@ -223,9 +223,9 @@ class PPOTrainer:
         for minibatch in order.split(self.config.minibatch):
             yield from self.processes.share(minibatch).split(self.config.microbatch)
 
-    def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch) -> Tensor:
-        """Scores ``(B,)`` of finished rollouts; see :func:`ppo_lib.judging.judge`."""
-        how = self.config.microbatch, self.config.normalize_scores, self.processes
+    def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch, finished: Tensor | None = None) -> Tensor:
+        """Scores ``(B,)`` of rollouts; see :func:`ppo_lib.judging.judge`."""
+        how = self.config.microbatch, self.config.normalize_scores, self.processes, finished
         return judge(self.reward, self.backbone, prompts, texts, batch, *how)
 
     def check_first_ratio(self, error: float) -> None:
@@ -261,5 +261,5 @@ class PPOTrainer:
         self.kl.beta = float(values["beta"])  # type: ignore[arg-type]
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter, the value head and the tokenizer."""
+        """Write what was trained, the value head and the tokenizer."""
         self.policy.save_pretrained(folder)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ppo_lib.configuration import ConfigError, check_config, option
+from ppo_lib.models import CRITIC, FINETUNE
 from ppo_lib.rollout import REFUSED_SAMPLING
 
 
@@ -38,9 +39,11 @@ class PPOConfig:
     whiten_rewards: bool = option(False, help="scale augmented rewards to variance 1, mean kept")
     normalize_scores: bool = option(True, help="use the reward model's calibrated scores, not its raw ones")
     missing_eos_penalty: float = option(0.0, minimum=0.0, help="taken off the score of a truncated response")
-    learning_rate: float = option(1e-3, above=0.0, help="constant")
+    learning_rate: float = option(1e-3, above=0.0, help="constant; about 1e-3 for LoRA, 1e-6 to 1e-5 for full")
     max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
-    lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
+    finetune: str = option("lora", choices=FINETUNE, help="train adapters, or all weights of a copy of the model")
+    critic: str = option("shared", choices=CRITIC, help="a head on the actor's states, or a network of its own too")
+    lora_rank: int = option(8, minimum=1, help="rank of the adapters; finetune: full has none")
     seed: int = option(0, minimum=0, help="of adapter, prompts and sampling")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
     dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
@@ -59,6 +62,11 @@ class PPOConfig:
             raise ConfigError("kl_estimator is k1, whose gradient is zero on average; with kl_in: loss use k2 or k3")
         if self.kl_target is not None and self.beta == 0:
             raise ConfigError("beta is 0, but kl_target multiplies it up or down; start above 0 (0.1 is usual)")
+        if self.finetune == "full" and self.dtype == "float16":
+            raise ConfigError(
+                "dtype is float16, in which gradients of all weights underflow; with finetune: full use bfloat16 or "
+                "float32, or use finetune: lora"
+            )
 
     @property
     def optimizer_steps(self) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from ppo_lib import pocket
-from ppo_lib.backbone import Backbone, base_name, resolve
+from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import ConfigError
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.examples import load_demonstrations, load_pairs, load_prompts
+from ppo_lib.loading import base_name, resolve
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo import PPOConfig, PPOTrainer, RewardFunction
 from ppo_lib.records import Stage
@@ -57,7 +58,7 @@ def build(
             "prompt included; lower it"
         )
     judge = load_reward(config, backbone, reward)
-    policy = ActorCritic(backbone, config.lora_rank, seed=config.seed)
+    policy = ActorCritic(backbone, config.lora_rank, config.seed, config.finetune, config.critic)
     return PPOTrainer(config, policy, load_prompts(config.prompts), judge, gold_of(config), processes)
 
 

@@ -6,7 +6,7 @@ all of them: ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()
 
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -76,7 +76,10 @@ class Order:
 
 
 class Optimizer:
-    """AdamW with gradient clipping, over named groups of parameters.
+    """AdamW with gradient clipping.
+
+    Weights in bfloat16 or float16 are stepped in float32 copies of themselves: a step of 1e-6 is lost on a weight that
+    has three digits, but adds up in the copy.
 
     Args:
         parameters: what to train.
@@ -95,7 +98,8 @@ class Optimizer:
         self.processes = processes
         self.parameters = list(parameters)
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
-        self.adam = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
+        self.masters = [p if p.dtype.itemsize >= 4 else p.detach().float() for p in self.parameters]
+        self.adam = torch.optim.AdamW(self.masters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
 
     def step(self, scale: float = 1.0) -> float:
         """Clip the gradients, take one step at ``scale`` times the learning rate, and clear them.
@@ -110,8 +114,11 @@ class Optimizer:
         """
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate * scale
-        self.processes.add_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        for parameter, master in self._halves():
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        self.processes.add_gradients(self.masters)
+        norm = nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
         if not bool(torch.isfinite(norm)):
             raise FloatingPointError(
                 f"the gradient's norm is {float(norm)}, so this step would destroy the model; "
@@ -119,11 +126,20 @@ class Optimizer:
             )
         self.adam.step()
         self.adam.zero_grad()
+        self._round()
         return float(norm)
+
+    def _halves(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        return ((p, master) for p, master in zip(self.parameters, self.masters, strict=True) if p is not master)
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for parameter, master in self._halves():
+            parameter.copy_(master)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the parameters and of Adam's moments, as tensors by name (nothing is pickled)."""
-        tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters)}
+        tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.masters)}
         for i, moments in self.adam.state_dict()["state"].items():
             tensors.update({f"adam.{i}.{key}": torch.as_tensor(value) for key, value in moments.items()})
         return {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}  # later steps must not change it
@@ -136,10 +152,11 @@ class Optimizer:
             ValueError: the state of another model.
         """
         saved = [tensors[f"parameter.{i}"] for i in range(sum(key.startswith("parameter.") for key in tensors))]
-        if [p.shape for p in saved] != [p.shape for p in self.parameters]:
+        if [p.shape for p in saved] != [p.shape for p in self.masters]:
             raise ValueError("the checkpoint holds other parameters than this model trains; was the config changed?")
-        for parameter, value in zip(self.parameters, saved, strict=True):
-            parameter.copy_(value)
+        for master, value in zip(self.masters, saved, strict=True):
+            master.copy_(value)
+        self._round()
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("adam."):

@@ -96,15 +96,31 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     },
     ("models.py", "test_models.py", "reference or temperature or last_counted or scored_by"): {
         "states one too late": ("[:, batch.prompt_width - 1 : -1]", "[:, batch.prompt_width :]"),
+        "reference with its adapter on": ("states = self.reference(batch)", "states = self.actor(batch)"),
+        "reference without temperature": ("batch.mask, temperature)[0]", "batch.mask)[0]"),
+    },
+    ("models.py", "test_layouts.py", "counted or shares_no or loaded"): {
+        "layouts: separate critic reads the actor": (
+            "actor_states if self.critic is self.actor else self.critic(batch)",
+            "actor_states",
+        ),
+        "layouts: critic loaded as the actor": ('"critic": folder / "critic"', '"critic": folder'),
+        "layouts: copies stay frozen": ("parameter.requires_grad_(True)", "pass"),
+    },
+    ("training.py", "test_layouts.py", "bfloat16"): {
+        "adam: steps rounded to bfloat16": ("p if p.dtype.itemsize >= 4 else p.detach().float()", "p"),
+        "adam: copies not written back": ("parameter.copy_(master)", "pass"),
+    },
+    ("reward_model.py", "test_models.py", "last_counted or calibration or cut_off or context"): {
         "score at the last column": (
             "last_token_index(batch.mask)\n",
             "0 * last_token_index(batch.mask) + batch.responses.shape[1] - 1\n",
         ),
-        "reference with its adapter on": ("self._states(batch, None)", 'self._states(batch, "policy")'),
-        "reference without temperature": ("batch.mask, temperature)[0]", "batch.mask)[0]"),
-    },
-    ("models.py", "test_models.py", "calibration"): {
         "scores not normalised": ("return (raw - self.mean) / self.std", "return raw"),
+        "cut-off responses scored with an EOS": ("if finished is not None:", "if False:"),
+    },
+    ("judging.py", "test_ppo.py", "told_which or same_scores"): {
+        "judge: cut-off responses taken for finished": ("else finished.tolist()", "else None"),
     },
     ("backbone.py", "test_models.py", "company and llama"): {
         "attention mask dropped": (
@@ -116,8 +132,10 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "temperature dropped from log-probs": ("self.logits(states) / temperature", "self.logits(states)"),
         "dropout may be on": ("super().train(False)", "super().train(mode)"),
         "soft cap dropped": ("logits if cap is None else torch.tanh(logits / cap) * cap", "logits"),
-        "adapter stays on": ("layer.enable_adapters(name is not None)", "layer.enable_adapters(True)"),
         "backbone not frozen": ("self.requires_grad_(False)", "self.requires_grad_(True)"),
+    },
+    ("adapters.py", "test_backbone.py", "adapter"): {
+        "adapter stays on": ("layer.enable_adapters(name is not None)", "layer.enable_adapters(True)"),
     },
     ("rollout.py", "test_rollout.py", ""): {
         "sampling: temperature dropped": ("torch.softmax(logits / temperature", "torch.softmax(logits"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ppo_lib import stages
 from ppo_lib.__main__ import main
@@ -119,6 +119,18 @@ def test_ppo_writes_the_metrics_that_the_book_names(world, tmp_path):
     assert next(iter(row)) == "iteration"
     sample = json.loads((tmp_path / "run" / "samples.jsonl").read_text().splitlines()[0])
     assert {"iteration", "prompt", "response", "score"} <= set(sample)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_full_fine_tuning_leaves_a_plain_model_that_samples(world, tmp_path, capsys, critic):
+    layout = ["--set", "finetune=full", "--set", f"critic={critic}", "--set", "iterations=2"]
+    run = ["train", "ppo", "--config", world["recipe"], *layout, "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(run) == 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert (tmp_path / "run" / "model" / "critic").is_dir() == (critic == "separate")
+    capsys.readouterr()
+    assert main(["sample", "--model", str(tmp_path / "run"), "--prompt", "a", "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out
 
 
 def test_set_changes_a_key_and_the_run_records_it(world, tmp_path):

@@ -110,7 +110,7 @@ def test_temperature_divides_the_logits_everywhere(build_policy):
     policy, batch = build_policy(), small_batch()
     with torch.no_grad():
         plain = policy(batch).logits
-        for name, logits in (("policy", plain), (None, policy.backbone.logits(policy._states(batch, None)))):
+        for name, logits in (("policy", plain), (None, policy.backbone.logits(policy.reference(batch)))):
             expected = torch.log_softmax(logits / 0.5, dim=-1).gather(-1, batch.responses.unsqueeze(-1)).squeeze(-1)
             seen = policy.evaluate(batch, 0.5).logprobs if name else policy.reference_logprobs(batch, 0.5)
             torch.testing.assert_close(seen, expected * batch.mask)
@@ -181,6 +181,28 @@ def test_scores_of_texts_are_those_of_their_tokens_in_any_microbatch(build_rewar
     for microbatch in (1, 2):
         batch = encode_pairs(model.backbone.tokenizer, prompts, responses, EOS, PAD)
         assert model.score_batch(batch, microbatch).tolist() == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_response_that_was_cut_off_is_scored_without_an_eos(build_reward_model):
+    """Text and tokens alike: the score is read at the last token that was written."""
+    model = build_reward_model()
+    texts = ["What?", "Why is it so?", "x"], ["yes", "", "no no no"]
+    batch = encode_pairs(model.backbone.tokenizer, *texts, EOS, PAD)
+    cut = TokenBatch(batch.sequences, batch.prompt_lengths, torch.tensor([3, 1, 9]), batch.prompt_width)
+    scores = model.scores(*texts, finished=[False, True, True])
+    assert scores == pytest.approx(model.score_batch(cut).tolist(), abs=1e-5)
+    assert scores[0] != pytest.approx(model.scores(*texts)[0], abs=1e-3)
+    assert scores[1:] == pytest.approx(model.scores(*texts)[1:], abs=1e-5)
+    assert model.scores(*texts, finished=[False] * 3)[1] == pytest.approx(scores[1], abs=1e-5)  # nothing but its EOS
+
+
+def test_a_pair_longer_than_the_context_is_refused_and_one_that_fills_it_is_not(build_reward_model):
+    model = build_reward_model("gpt2")
+    assert len(model.scores(["ab"], ["x" * 93])) == 1  # 2 + 93 + the EOS = 96
+    assert len(model.scores(["ab"], ["x" * 94], finished=[False])) == 1
+    for finished in (None, [True, True]):
+        with pytest.raises(ValueError, match=r"pair 1 \('ab'...\) has 97 tokens, but the context .* is 96; lower"):
+            model.scores(["a", "ab"], ["short", "x" * 94], finished=finished)
 
 
 def test_calibration_gives_mean_0_and_deviation_1_on_what_it_was_given(build_reward_model):

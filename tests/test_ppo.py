@@ -368,10 +368,30 @@ def test_shared_separate_and_function_give_the_same_scores(build, build_tiny, tm
         judged[name] = trainer.judge(prompts, texts, batch).tolist()
     assert judged["shared"] == pytest.approx(judged["separate"], abs=1e-5)
     assert judged["function"] == pytest.approx(judged["separate"], abs=1e-6)
+    cut, finished = (
+        encode_pairs(trainer.backbone.tokenizer, prompts, texts, EOS, PAD),
+        torch.tensor([True, True, False]),
+    )
+    cut.response_lengths[2] -= 1
+    for reward in (shared, separate):
+        trainer.reward = reward
+        judged[reward] = trainer.judge(prompts, texts, cut, finished).tolist()
+    assert judged[shared] == pytest.approx(judged[separate], abs=1e-5)
+    assert judged[shared][2] != pytest.approx(judged["shared"][2], abs=1e-3)  # its EOS would have counted
     trainer.config = replace(trainer.config, normalize_scores=False)
     trainer.reward = shared
     raw = shared(batch).tolist()
     assert trainer.judge(prompts, texts, batch).tolist() == pytest.approx(raw, abs=1e-5)
+
+
+def test_a_separate_reward_model_is_told_which_responses_were_cut_off(build, tmp_path, monkeypatch):
+    trainer = build()
+    trainer.reward = RewardModel(build("gpt2").backbone, lora_rank=4)
+    seen = []
+    monkeypatch.setattr(trainer.reward, "scores", lambda p, r, finished: seen.append(finished) or [0.0] * len(p))
+    e = trainer.collect(range(7))
+    assert seen == [e.finished.tolist()]
+    assert len(set(seen[0])) == 2
 
 
 @pytest.mark.parametrize("path", ["reward", "gold"])
