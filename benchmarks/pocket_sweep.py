@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 1e6,
     },
 }
-VARIANT_ITERATIONS = 30  # enough to fail; compare with the sweep's look after as many
+VARIANT_ITERATIONS = 20  # enough to fail; compare with the sweep's look after as many
 LOOKS = (5, 10, 15, 20, 30, 40)  # iterations after which diversity and forgetting are looked at; more of them early
 SCRUB_EVERY, SCRUB_ROWS, SCRUB_KEEP = 5, 32, 4
 SCRUBBED_SEED = 0
