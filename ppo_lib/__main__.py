@@ -3,6 +3,7 @@
     python -m ppo_lib train sft|reward|ppo --config FILE | --recipe pocket  --out DIR  [--set key=value ...] [--resume]
     python -m ppo_lib align --recipe pocket --out DIR       all three stages, then a table and an HTML report
     python -m ppo_lib sample --model DIR --prompt TEXT      let a model answer
+    python -m ppo_lib export openrlhf|verl --recipe pocket  PPO's configuration in another trainer's words
     python -m ppo_lib report DIR                            curves and samples of a run as one HTML file
 
 Exit codes: 0 done; 2 bad input, told in one line; 1 a fault; 130 stopped by Ctrl-C, 143 by SIGTERM.
@@ -18,8 +19,9 @@ from typing import NoReturn
 
 import torch
 
-from ppo_lib.commands import run_align, run_report, run_sample, run_train
+from ppo_lib.commands import run_align, run_export, run_report, run_sample, run_train
 from ppo_lib.distributed import ProcessLost
+from ppo_lib.exports import TARGETS
 from ppo_lib.records import Interrupted
 from ppo_lib.stages import CONFIGS
 from ppo_lib.trackers import TRACKERS
@@ -44,16 +46,17 @@ def positive(text: str) -> int:
 def make_parser() -> Parser:
     """Commands and options."""
     parser = Parser(prog="ppo_lib", description="PPO for language models.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|align|sample|report")
-    training = Parser(add_help=False)
-    source = training.add_mutually_exclusive_group(required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|align|sample|report|export")
+    configured = Parser(add_help=False)
+    source = configured.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--config", metavar="FILE", help="a YAML file with the stage's keys, or with a section per stage"
     )
     source.add_argument("--recipe", metavar="NAME", help="a configuration that comes with the package: pocket")
-    training.add_argument(
+    configured.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key; may be repeated"
     )
+    training = Parser(add_help=False, parents=[configured])
     training.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     training.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
     training.add_argument("--log", choices=TRACKERS, help="send the metrics there as well")
@@ -81,6 +84,9 @@ def make_parser() -> Parser:
     report = commands.add_parser("report", help="curves and samples of a run as one HTML file")
     report.add_argument("folder", type=Path, metavar="DIR")
     report.set_defaults(run=run_report)
+    export = commands.add_parser("export", parents=[configured], help="PPO's configuration for another trainer")
+    export.add_argument("target", choices=list(TARGETS))
+    export.set_defaults(run=run_export)
     return parser
 
 

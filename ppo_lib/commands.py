@@ -19,6 +19,7 @@ from ppo_lib.diagnostics import diagnose
 from ppo_lib.distributed import Processes
 from ppo_lib.evaluation import before_and_after, format_table, load_evaluation, save_evaluation
 from ppo_lib.examples import load_pairs, load_prompts
+from ppo_lib.exports import TARGETS, as_script
 from ppo_lib.loading import base_name
 from ppo_lib.models import ActorCritic
 from ppo_lib.records import RunFolder, drive
@@ -45,16 +46,26 @@ def section_of(mapping: dict[str, Any], stage: str, where: str) -> dict[str, Any
 
 def run_train(options: argparse.Namespace) -> None:
     """``train``: one stage."""
+    stage, config = options.stage, read_stage(options, options.stage)
+    processes = Processes.launched(config.device)
+    run_stage(stage, config, RunFolder(options.out, options.resume, processes), options)
+    processes.say(f"Curves and samples: python -m ppo_lib report {options.out}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """``export``: print PPO's configuration as another trainer's command."""
+    config = read_stage(options, "ppo")
+    print(as_script(TARGETS[options.target](to_mapping(config))), end="")
+
+
+def read_stage(options: argparse.Namespace, stage: str) -> Any:
+    """The configuration of one stage from ``--config`` or ``--recipe`` and ``--set``."""
     mapping, where = read_sections(options)
-    stage = options.stage
     if mapping and set(mapping) <= set(CONFIGS):  # a file with sections, such as a recipe
         if stage not in mapping:
             raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
         mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
-    config: Any = read_config(CONFIGS[stage], apply_overrides(mapping, options.set), where)
-    processes = Processes.launched(config.device)
-    run_stage(stage, config, RunFolder(options.out, options.resume, processes), options)
-    processes.say(f"Curves and samples: python -m ppo_lib report {options.out}")
+    return read_config(CONFIGS[stage], apply_overrides(mapping, options.set), where)
 
 
 def run_stage(

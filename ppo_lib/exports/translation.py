@@ -1,0 +1,92 @@
+"""What a translation of a configuration is, and how it is written as a shell script."""
+
+import shlex
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+NEVER = 1e6  # a bound so wide that it never acts, where a trainer knows no "off"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the other trainer.
+
+    Attributes:
+        key: its name there.
+        value: a number, text, a list of these, or True for a flag.
+        ours: the keys of this library that decide it; none where their default is not what this library does.
+        note: what differs in meaning, or why it is set.
+    """
+
+    key: str
+    value: Any
+    ours: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass
+class Translation:
+    """A configuration in another trainer's words.
+
+    Attributes:
+        target: the trainer and the version whose keys these are.
+        command: what runs it.
+        flag: writes one setting as words of the command line.
+        settings: what to set.
+        same: keys of ours that ask for what the trainer does anyway, with a remark.
+        missing: keys of ours without an equivalent, with what to do instead.
+        differs: what no key of ours decides and is still done differently.
+    """
+
+    target: str
+    command: str
+    flag: Callable[[Setting], list[str]]
+    settings: list[Setting] = field(default_factory=list)
+    same: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    differs: list[str] = field(default_factory=list)
+
+    def put(self, ours: str, theirs: dict[str, Any], note: str = "") -> None:
+        """Add settings that keys of ours decide.
+
+        Args:
+            ours: our keys, separated by blanks; may be empty.
+            theirs: their keys and values.
+            note: what differs in meaning; it stands with the first setting.
+        """
+        for i, (key, value) in enumerate(theirs.items()):
+            self.settings.append(Setting(key, value, tuple(ours.split()), "" if i else note))
+
+    def arguments(self) -> list[str]:
+        """All settings as words of the command line."""
+        return [word for setting in self.settings for word in self.flag(setting)]
+
+    def handled(self) -> set[str]:
+        """Keys of ours that this translation speaks of."""
+        return {key for setting in self.settings for key in setting.ours} | set(self.same) | set(self.missing)
+
+
+def as_script(translation: Translation) -> str:
+    """The translation as a bash script: settings with their reasons, then what is the same, missing and different."""
+    lines = ["#!/usr/bin/env bash", f"# {translation.target}, translated from a configuration of ppo_lib.", "args=("]
+    for setting in translation.settings:
+        reason = f"{', '.join(setting.ours)}" if setting.ours else "no key of ours"
+        lines += remark(f"{reason}: {setting.note}", "  ") if setting.note else []
+        words = " ".join(map(shlex.quote, translation.flag(setting)))
+        lines.append(f"  {words}" if setting.note else f"  {words}  # {reason}")
+    lines += [")", f'{translation.command} "${{args[@]}}"', ""]
+    for title, entries in (
+        ("What it does anyway", [f"{key}: {words}" for key, words in translation.same.items()]),
+        ("No equivalent", [f"{key}: {words}" for key, words in translation.missing.items()]),
+        ("Done differently whatever is set", translation.differs),
+    ):
+        if entries:
+            lines += [f"# {title}:"] + [line for entry in entries for line in remark(f"- {entry}", "")]
+    return "\n".join(lines) + "\n"
+
+
+def remark(text: str, indent: str) -> list[str]:
+    """A comment of at most 110 characters a line."""
+    return textwrap.wrap(text, 108, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}#   ")
