@@ -21,11 +21,12 @@ from ppo_lib.evaluation import before_and_after, format_table, load_evaluation, 
 from ppo_lib.examples import load_pairs, load_prompts
 from ppo_lib.exports import TARGETS, as_script
 from ppo_lib.loading import base_name
+from ppo_lib.memory import free_memory
 from ppo_lib.models import ActorCritic
 from ppo_lib.records import RunFolder, drive
 from ppo_lib.report import write_report
 from ppo_lib.rollout import generate_text
-from ppo_lib.stages import CONFIGS, build, describe_batches, pick_device
+from ppo_lib.stages import CONFIGS, build, describe_batches, memory_plan, pick_device
 from ppo_lib.trackers import check_tracker, tracker
 
 
@@ -90,8 +91,13 @@ def run_stage(
         run.begin(to_mapping(config))  # refuses another configuration
         run.processes.say(f"{stage}: already done, the model is in {run.model}")
         return
+    plan = memory_plan(config, sft, reward, run.processes.size) if stage == "ppo" else None
+    if plan is not None:  # before any weights are read
+        plan.check(free_memory(run.processes.device or pick_device(config.device)))
     trainer = build(stage, config, sft, reward, run.processes)
     run.processes.say(f"{stage}: {describe_batches(config, trainer.iterations, run.processes.size)}")
+    if plan is not None:
+        run.processes.say(plan.table())
     if when_built is not None:
         when_built()
     run.begin(to_mapping(config))

@@ -4,6 +4,8 @@ Weights are read from safetensors only, and no code that comes with a model is r
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -33,15 +42,11 @@ def load_causal_lm(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
-    name, where = str(path), resolve(path)
-    transformers_logging.disable_progress_bar()  # a bar per weight is noise in a notebook; downloads keep theirs
-    try:
-        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
-        if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
-            raise ValueError(f"it is a {config.model_type!r} model, which is not a causal language model")
-        load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
+    _, tokenizer = load_shape(path, revision)
+    load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
+    with refusals(path):
         causal_lm, report = load(
-            where,
+            resolve(path),
             revision=revision,
             dtype=DTYPES[dtype],
             use_safetensors=True,
@@ -50,13 +55,31 @@ def load_causal_lm(
         )
         if report["missing_keys"]:  # transformers would go on with random numbers in their place
             raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:3])}")
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    return causal_lm, tokenizer
+
+
+def load_shape(path: str | Path, revision: str | None = None) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration and the tokenizer of a causal language model, without its weights; errors as above."""
+    transformers_logging.disable_progress_bar()  # a bar per weight is noise in a notebook; downloads keep theirs
+    where = resolve(path)
+    with refusals(path):
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
+            raise ValueError(f"it is a {config.model_type!r} model, which is not a causal language model")
+        return config, AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+
+
+@contextmanager
+def refusals(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a model is loaded into one sentence with its name."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"model {name!r} cannot be loaded: {reason} (offline, use a local folder in hub format or 'pocket:sft')"
+            f"model {str(path)!r} cannot be loaded: {reason} "
+            "(offline, use a local folder in hub format or 'pocket:sft')"
         ) from error
-    return causal_lm, tokenizer
 
 
 def resolve(path: str | Path) -> Path | str:

@@ -15,13 +15,15 @@ from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import ConfigError
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.examples import load_demonstrations, load_pairs, load_prompts
-from ppo_lib.loading import base_name, resolve
+from ppo_lib.loading import base_name, load_shape, read_json, resolve
+from ppo_lib.memory import MemoryPlan, plan_memory
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo import PPOConfig, PPOTrainer, RewardFunction
 from ppo_lib.records import Stage
 from ppo_lib.reward_training import RewardConfig, RewardTrainer
 from ppo_lib.rollout import generate_text
 from ppo_lib.sft import SFTConfig, SFTTrainer
+from ppo_lib.tokens import encode_prompts
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
 CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the spread
@@ -60,6 +62,33 @@ def build(
     judge = load_reward(config, backbone, reward)
     policy = ActorCritic(backbone, config.lora_rank, config.seed, config.finetune, config.critic)
     return PPOTrainer(config, policy, load_prompts(config.prompts), judge, gold_of(config), processes)
+
+
+def memory_plan(
+    config: PPOConfig, sft: Path | None = None, reward: Path | None = None, processes: int = 1
+) -> MemoryPlan:
+    """The memory plan of a PPO run, from configurations, tokenizer and prompts; no weights are read.
+
+    Args:
+        config, sft, reward: as :func:`build` takes them.
+        processes: how many share the work.
+
+    Raises:
+        ValueError: a model, prompts or reward model that cannot be read.
+    """
+    model = str(sft or config.model)
+    shape, tokenizer = load_shape(model)
+    longest = max(map(len, encode_prompts(tokenizer, load_prompts(config.prompts))))
+    rank, others = 0, []
+    folder = resolve("pocket:reward") if config.reward_model == "pocket" else Path(config.reward_model)
+    folder = Path(reward or folder)
+    if (folder / "adapter_config.json").is_file():
+        adapter = read_json(folder / "adapter_config.json", "a PEFT adapter folder")
+        if reward is not None or adapter["base_model_name_or_path"] == model:
+            rank = adapter["r"]
+        else:
+            others = [load_shape(adapter["base_model_name_or_path"])[0]]
+    return plan_memory(shape, config, longest, rank, others, processes)
 
 
 class CalibratedRewardTrainer(RewardTrainer):

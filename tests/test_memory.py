@@ -1,0 +1,155 @@
+"""The memory plan beside what tiny models really hold, and the refusal of a run that cannot fit."""
+
+import pytest
+import torch
+import transformers
+from tiny import ARCHITECTURES, EOS, PAD, VOCAB_SIZE, byte_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, StaticCache
+
+from ppo_lib import stages
+from ppo_lib.__main__ import main
+from ppo_lib.backbone import MAX_LOGITS, Backbone
+from ppo_lib.configuration import ConfigError
+from ppo_lib.memory import MemoryPlan, free_memory, plan_memory
+from ppo_lib.models import ActorCritic, RewardModel
+from ppo_lib.ppo import PPOConfig, PPOTrainer
+from ppo_lib.tokens import pad_pairs
+
+LAYOUTS = [("lora", "shared"), ("lora", "separate"), ("full", "shared"), ("full", "separate")]
+ROWS, PROMPT, RESPONSE = 8, 16, 32
+WIDER = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4}
+WIDE = {
+    "llama": {**WIDER, "num_key_value_heads": 2},
+    "qwen3": {**WIDER, "num_key_value_heads": 2, "head_dim": 16},
+    "gpt2": {"n_layer": 3, "n_head": 4, "n_embd": 64},
+    "gpt_neox": WIDER,
+    "phi": {**WIDER, "num_key_value_heads": 4},
+}
+
+
+def knobs(**options) -> PPOConfig:
+    common = {"rollout_batch": ROWS, "minibatch": ROWS, "microbatch": ROWS, "max_new_tokens": RESPONSE}
+    return PPOConfig(**{**common, "lora_rank": 4, **options})
+
+
+def held(tensors) -> int:
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("finetune", "critic"), LAYOUTS)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_weights_adapters_gradients_and_moments_are_counted_exactly(
+    build_tiny, tiny_folder, architecture, finetune, critic, dtype
+):
+    backbone = build_tiny(architecture, dtype=dtype)
+    policy, reward = ActorCritic(backbone, 4, finetune=finetune, critic=critic), RewardModel(backbone, 3)
+    config = knobs(finetune=finetune, critic=critic, dtype=dtype)
+    trainer = PPOTrainer(config, policy, ["abc", "d"], lambda p, r: [0.0] * len(p))
+    plan = plan_memory(AutoConfig.from_pretrained(tiny_folder(architecture)), config, PROMPT, reward_rank=3)
+    everything = [*policy.parameters(), *reward.parameters()]
+    heads = {id(p) for head in (policy.value_head, reward.head) for p in head.parameters()}
+    adapters = {id(p) for name in backbone.adapters for p in backbone.adapter_parameters(name)}
+    assert plan.weights == held(p for p in everything if id(p) not in heads | adapters)
+    assert plan.adapters == held(p for p in everything if id(p) in heads | adapters)
+    for parameter in trainer.optimizer.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    largest = []
+    step = trainer.optimizer.adam.step
+    trainer.optimizer.adam.step = lambda: (largest.append(held(m.grad for m in trainer.optimizer.masters)), step())
+    in_half = held(p.grad for p in trainer.optimizer.parameters if p.dtype == torch.bfloat16)
+    trainer.optimizer.step()
+    assert plan.gradients == largest[0] + in_half
+    moments = [x for s in trainer.optimizer.adam.state.values() for name, x in s.items() if name != "step"]
+    copies = [m for p, m in zip(trainer.optimizer.parameters, trainer.optimizer.masters, strict=True) if m is not p]
+    assert plan.optimizer == held([*moments, *copies])
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in ("gemma2", "gemma3")])
+def test_the_cache_is_counted_exactly(build_tiny, architecture):
+    backbone = build_tiny(architecture)
+    config = backbone.causal_lm.config
+    cache = StaticCache(config, max_cache_len=PROMPT + RESPONSE)
+    batch = pad_pairs([[5] * PROMPT] * ROWS, [[7]] * ROWS, PAD)
+    backbone.body(input_ids=batch.sequences[:, :PROMPT], past_key_values=cache, use_cache=True)
+    real = held(x for layer in cache.layers for x in (layer.keys, layer.values))
+    assert plan_memory(config, knobs(), PROMPT).cache == real
+    assert plan_memory(config, knobs(), PROMPT, processes=2).cache == real / 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("finetune", "critic"), [("lora", "shared"), ("full", "separate")])
+@pytest.mark.parametrize("architecture", WIDE)
+def test_activations_are_estimated_to_about_a_third(architecture, finetune, critic, dtype):
+    name, sizes = ARCHITECTURES[architecture]
+    special = {"vocab_size": VOCAB_SIZE, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
+    shape = getattr(transformers, name)(**{**sizes, **WIDE[architecture], **special})
+    model = AutoModelForCausalLM.from_config(shape, dtype=getattr(torch, dtype))
+    policy = ActorCritic(Backbone(model, byte_tokenizer(), "random"), 4, finetune=finetune, critic=critic)
+    weights = {p.untyped_storage().data_ptr() for p in policy.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.shape[-1] != VOCAB_SIZE:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = pad_pairs([[5] * PROMPT] * ROWS, [[7] * RESPONSE] * ROWS, PAD)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        seen = policy.evaluate(batch)
+    assert seen.logprobs.requires_grad
+    plan = plan_memory(shape, knobs(finetune=finetune, critic=critic, dtype=dtype), PROMPT)
+    assert 0.65 < sum(kept.values()) / plan.activations < 1.35
+
+
+def test_logits_do_not_grow_with_the_batch_beyond_one_slice(tiny_folder):
+    shape = AutoConfig.from_pretrained(tiny_folder())
+    shape.vocab_size = 151_936
+    small, large = (plan_memory(shape, knobs(rollout_batch=n, minibatch=n, microbatch=n), PROMPT) for n in (64, 256))
+    assert small.logits == large.logits == MAX_LOGITS * 4 * 5
+    assert large.activations == 4 * small.activations
+
+
+@pytest.mark.parametrize(
+    ("plan", "free", "words"),
+    [
+        (MemoryPlan(900, 50, 60, 0, 0, 0, 0, 0), 1000, ["use a smaller model", "finetune: lora"]),
+        (MemoryPlan(500, 0, 0, 10, 600, 20, 30, 1), 1000, ["lower rollout_batch or max_new_tokens"]),
+        (MemoryPlan(500, 0, 0, 10, 20, 600, 30, 1), 1000, ["lower microbatch", "not the result"]),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_with_numbers_and_remedy(plan, free, words):
+    scaled = MemoryPlan(*(10**7 * x for x in vars(plan).values()))
+    with pytest.raises(ConfigError) as error:
+        scaled.check(10**7 * free)
+    assert all(word in str(error.value) for word in [*words, "10.0 GB are free", "the run needs about"])
+    scaled.check(scaled.total)
+    scaled.check(None)
+
+
+def test_the_command_line_prints_the_plan_and_refuses_before_any_weight_is_read(tmp_path, monkeypatch, capsys):
+    run = ["train", "ppo", "--recipe", "pocket", "--out", str(tmp_path / "run"), "--quiet", "--set", "iterations=1"]
+    small = ["--set", "rollout_batch=4", "--set", "minibatch=4", "--set", "microbatch=4", "--set", "max_new_tokens=4"]
+    assert main([*run, *small]) == 0
+    printed = capsys.readouterr().out
+    assert "memory plan:" in printed
+    assert all(f"  {name} " in printed for name in (*vars(MemoryPlan(*[0] * 8)), "at most"))
+    monkeypatch.setattr("ppo_lib.commands.free_memory", lambda device: 10**6)
+    monkeypatch.setattr(stages.Backbone, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    run[run.index("--out") + 1] = str(tmp_path / "other")
+    assert main(run) == 2
+    assert "but 1 MB are free; use a smaller model" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_pocket_plan_counts_its_reward_model(tmp_path):
+    config = PPOConfig()
+    plan = stages.memory_plan(config)
+    policy_alone = plan.adapters - stages.memory_plan(PPOConfig(reward_model="ppo_lib.pocket:gold_scores")).adapters
+    reward = stages.load_reward(config, Backbone.from_pretrained("pocket:sft"))
+    assert policy_alone == held(reward.parameters_to_train())
+
+
+def test_free_memory_of_this_machine_is_a_number_of_bytes():
+    assert free_memory("cpu") is None or free_memory("cpu") > 10**7
