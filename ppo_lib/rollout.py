@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppo_lib.backbone import Backbone
+from ppo_lib.backbone import MAX_LOGITS, Backbone
+from ppo_lib.decoding import Decoder, supports_static_cache
 from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
 
 _OTHER_DISTRIBUTIONS = (
@@ -47,6 +48,7 @@ def sample(
     adapter: str | None = "policy",
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    static_cache: bool | None = None,
     **refused: object,
 ) -> Sampled:
     """Sample one response for each prompt.
@@ -59,6 +61,8 @@ def sample(
         adapter: the role that speaks: ``"policy"``, or ``None`` for the reference.
         generator: source of randomness, on the backbone's device.
         noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
+        static_cache: decode with a cache of fixed size, as CUDA graphs on a GPU (:mod:`ppo_lib.decoding`): the same
+            tokens, sooner. ``None`` does so on a GPU, for models whose layers all see everything.
 
     Returns:
         :class:`Sampled`, whose response width is the longest response's length.
@@ -90,11 +94,19 @@ def sample(
     attention = torch.arange(width + max_new_tokens, device=device) >= (width - prompt_lengths).unsqueeze(1)
     positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
 
+    if static_cache and not supports_static_cache(backbone):
+        raise ValueError(
+            f"static_cache is set, but {backbone.name!r} has layers that do not see all before them; leave it out"
+        )
+    if static_cache is None:
+        static_cache = device.type == "cuda" and supports_static_cache(backbone)
+    if static_cache and noise is None and temperature > 0:
+        noise = torch.rand((rows, max_new_tokens), dtype=torch.float64, device=device, generator=generator)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
     cache, start, end = None, 0, width
     with backbone.adapter(adapter):
-        for _ in range(max_new_tokens):
+        for step in range(max_new_tokens):
             output = backbone.body(
                 input_ids=sequences[:, start:end],
                 attention_mask=attention[:, :end].long(),
@@ -103,12 +115,17 @@ def sample(
                 use_cache=True,
             )
             cache = output.past_key_values
-            logits = backbone.logits(output.last_hidden_state[:, -1])  # (B, V)
-            if temperature > 0:
-                point = None if noise is None else noise[:, end - width]
-                tokens = draw(torch.softmax(logits / temperature, dim=-1), generator, point)
-            else:
-                tokens = logits.argmax(dim=-1)
+            point = None if noise is None else noise[:, step]
+            tokens = pick(backbone, output.last_hidden_state[:, -1], temperature, generator, point)
+            if static_cache:
+                prefilled = [(layer.keys, layer.values) for layer in cache.layers]
+
+                def next_tokens(hidden: Tensor, number: Tensor) -> Tensor:
+                    points = None if noise is None else noise.index_select(1, number).squeeze(1)
+                    return pick(backbone, hidden, temperature, point=points)
+
+                decoder = Decoder(backbone, sequences, attention, tokens, prefilled, next_tokens, width)
+                return Sampled(*decoder.run(max_new_tokens - 1))
             sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
             lengths += ~finished
             finished |= torch.isin(tokens, eos)
@@ -116,6 +133,29 @@ def sample(
             if bool(finished.all()):
                 break
     return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
+
+
+def pick(
+    backbone: Backbone,
+    hidden: Tensor,
+    temperature: float,
+    generator: torch.Generator | None = None,
+    point: Tensor | None = None,
+) -> Tensor:
+    """The next token of each row, ``(B,)``, from its last hidden state, ``(B, H)``.
+
+    Args:
+        backbone, temperature, generator: as :func:`sample` takes them.
+        hidden: in the role that speaks.
+        point: ``(B,)`` float64 in [0, 1), the random numbers; drawn if not given.
+    """
+    if temperature == 0:
+        return backbone.logits(hidden).argmax(dim=-1)
+    if point is None:
+        point = torch.rand(len(hidden), 1, dtype=torch.float64, device=hidden.device, generator=generator).squeeze(1)
+    size = max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)  # rows at once
+    parts = zip(hidden.split(size), point.split(size), strict=True)
+    return torch.cat([draw(torch.softmax(backbone.logits(h) / temperature, dim=-1), point=p) for h, p in parts])
 
 
 def draw(probabilities: Tensor, generator: torch.Generator | None = None, point: Tensor | None = None) -> Tensor:

@@ -138,13 +138,19 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "adapter stays on": ("layer.enable_adapters(name is not None)", "layer.enable_adapters(True)"),
     },
     ("rollout.py", "test_rollout.py", ""): {
-        "sampling: temperature dropped": ("torch.softmax(logits / temperature", "torch.softmax(logits"),
+        "sampling: temperature dropped": ("backbone.logits(h) / temperature", "backbone.logits(h)"),
         "sampling: one eos id only": ("torch.isin(tokens, eos)", "(tokens == eos[0])"),
         "sampling: eos not counted": ("lengths += ~finished\n", "lengths += ~(finished | torch.isin(tokens, eos))\n"),
         "sampling: position ids of columns": (
             "(attention.cumsum(dim=1) - 1)",
             "(torch.ones_like(attention).cumsum(dim=1) - 1)",
         ),
+    },
+    ("decoding.py", "test_decoding.py", "same_tokens"): {
+        "decoding: written after the end": ("torch.where(self.finished, before, tokens)", "tokens"),
+        "decoding: positions stand still": ("self.positions.add_(1)", "pass"),
+        "decoding: own column not seen": ("self.mask.index_fill_(3, slots.column, 0.0)", "pass"),
+        "decoding: attention one column short": ("self.width + taken + 1", "self.width + taken"),
     },
     ("training.py", "test_training.py", ""): {
         "adam: moments not kept": ('{"state": moments,', '{"state": {},'),
