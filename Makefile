@@ -55,7 +55,7 @@ serve: html
 test: strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests chapters book/ppo_computer.ipynb \
+	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests chapters book/*.ipynb \
 	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120 \
 	  --cov --cov-report=term $(ARGS)
 

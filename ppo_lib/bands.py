@@ -1,7 +1,7 @@
 """Reference bands of the metrics, what a finding is, and the few statistics that both rest on.
 
 The bands are rules of thumb for PPO on language models (the sources are the book's page of
-hyperparameters), wide enough that the pocket runs of the book which learn stay inside. A value
+hyperparameters). They are wide, and a run that learns may still leave one for a while: a value
 outside is a reason to look, not a proof of a fault.
 """
 

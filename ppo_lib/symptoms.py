@@ -8,6 +8,8 @@ import numpy as np
 
 from ppo_lib.bands import WINDOW, Finding, Rows, averaged, bands, column, ends, mean, noise
 
+STILL = 1e-4  # a ratio nearer to 1 than this has not moved: rounding in float32 is a hundred times less
+
 
 def last(rows: Rows) -> int:
     """Number of the last iteration."""
@@ -89,6 +91,22 @@ def no_learning(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
+def stuck_ratio(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
+    """The largest ratio stays at 1 although each batch is used for several steps: they change nothing."""
+    batch, minibatch = config.get("rollout_batch", 0), config.get("minibatch", 0)
+    several = config.get("epochs", 1) > 1 or batch > minibatch > 0
+    means = averaged(column(rows, "ratio_max"), WINDOW)
+    still = means < 1 + STILL
+    if several and still.any():
+        first = int(np.argmax(still))
+        yield Finding(
+            "ratio_max", int(rows[first]["iteration"]), float(means[first]), f"above {1 + STILL:g}",
+            "the ratio stays at 1 although each batch is used for several steps",
+            "The steps do not reach the policy: the optimizer holds other parameters, or learning_rate is next to 0.",
+            "See that grad_norm is above 0, and that a parameter of the policy changes from one step to the next.",
+        )  # fmt: skip
+
+
 def endless(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
     """Responses stop ending: the share with an EOS falls."""
     eos, length = ends(rows, "eos_rate"), ends(rows, "response_length")
@@ -159,6 +177,7 @@ TRENDS: list[Callable[[Rows, Mapping[str, Any]], Iterable[Finding]]] = [
     runaway_kl,
     over_optimised,
     no_learning,
+    stuck_ratio,
     endless,
     collapsing,
     spiking,

@@ -51,6 +51,20 @@ def test_a_healthy_run_has_no_finding():
     assert diagnose(healthy()) == []
 
 
+@pytest.mark.parametrize("config", [{"epochs": 4}, {"epochs": 1, "rollout_batch": 64, "minibatch": 32}])
+def test_a_ratio_that_stays_at_1_over_several_steps_is_found(config):
+    (finding,) = diagnose(changed("ratio_max", 1.0 + 1e-6), config)
+    assert finding.metric == "ratio_max"
+    assert "stays at 1" in finding.symptom
+    assert "optimizer holds other parameters" in finding.likely_cause
+    assert diagnose(changed("ratio_max", 1.01), config) == []
+
+
+@pytest.mark.parametrize("config", [{}, {"epochs": 1, "rollout_batch": 64, "minibatch": 64}])
+def test_with_a_single_step_per_batch_the_ratio_is_1_and_no_finding(config):
+    assert diagnose(changed("ratio_max", 1.0), config) == []
+
+
 def test_empty_and_very_short_runs_have_no_finding():
     assert diagnose([]) == []
     assert diagnose(healthy()[:1]) == []
