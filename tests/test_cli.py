@@ -331,6 +331,16 @@ def test_tensorboard_gets_every_metric_at_its_iteration(world, tmp_path, monkeyp
     assert written[-1] == "closed"
 
 
+def test_the_real_tensorboard_reads_what_was_written(world, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert train(world, "sft", tmp_path / "run", "--log", "tensorboard") == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = metrics_of(tmp_path / "run")
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
+
+
 def test_a_fault_in_the_code_is_not_taken_for_bad_input(world, tmp_path, monkeypatch):
     def broken(self):
         raise RuntimeError("a bug")
