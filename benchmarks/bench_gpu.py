@@ -1,0 +1,264 @@
+"""One call that measures PPO on one GPU: rollout, update, whole iteration, memory, and how cost grows.
+
+    python benchmarks/bench_gpu.py --out results.json          # about 10 minutes on a GPU; needs no network
+    python benchmarks/bench_gpu.py --tiny                      # the same program on a CPU, to see that it runs
+
+The model has the shape of Qwen2.5-0.5B with random weights in bfloat16, an actor with LoRA of rank 8, and no way to end
+a response early, so that every measurement is of the same work. Roofs are measured on the card itself: memory bandwidth
+by copying, arithmetic by a large bfloat16 product. ``decode roof`` is the time that reading the weights and the cache
+takes at that bandwidth. Results are written after each part; parts that no longer fit into ``--seconds`` are left out
+and said to be.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, __version__
+from transformers.utils import logging as transformers_logging
+
+from ppo_lib.backbone import Backbone
+from ppo_lib.memory import cache_bytes_per_token, plan_memory
+from ppo_lib.models import ActorCritic
+from ppo_lib.ppo import PPOConfig, PPOTrainer
+from ppo_lib.rollout import sample
+from ppo_lib.tokens import pad_pairs
+
+QWEN = {
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
+SMALLER = {**QWEN, "hidden_size": 448, "intermediate_size": 2432, "num_attention_heads": 7, "num_key_value_heads": 1}
+LARGER = {**QWEN, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
+TINY = {**QWEN, "vocab_size": 300, "hidden_size": 28, "intermediate_size": 64, "num_hidden_layers": 2}
+PROMPT = 64
+
+
+class Bench:
+    """Where the measurements go, and how long there is.
+
+    Args:
+        device: ``cuda`` or ``cpu``.
+        seconds: after these, no further part is begun.
+        path: the JSON file, written after every part.
+    """
+
+    def __init__(self, device: str, seconds: float, path: Path) -> None:
+        self.device, self.path = device, path
+        self.start, self.seconds = time.perf_counter(), seconds
+        self.results: dict[str, Any] = {}
+
+    def part(self, name: str, work: Callable[[], Any]) -> None:
+        """Measure one part, store and print it; a part that fails says so and stops nothing."""
+        if time.perf_counter() - self.start > self.seconds:
+            self.results[name] = "left out: no time"
+        else:
+            try:
+                self.results[name] = work()
+            except (RuntimeError, ValueError) as error:  # out of memory included
+                self.results[name] = f"failed: {str(error).splitlines()[0]}"
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        print(f"[{time.perf_counter() - self.start:5.0f} s] {name}: {json.dumps(self.results[name])}", flush=True)
+        self.path.write_text(json.dumps(self.results, indent=1) + "\n")
+
+    def timed(self, work: Callable[[], Any]) -> float:
+        """Seconds of one call, the GPU's work included."""
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Wait for the GPU."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def build(shape: dict[str, Any], device: str) -> ActorCritic:
+    """Actor, critic and reference with random weights in bfloat16."""
+    words = {f"w{i}": i for i in range(shape["vocab_size"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0", pad_token="w1")
+    torch.manual_seed(0)
+    with torch.device(device):
+        causal_lm = AutoModelForCausalLM.from_config(Qwen2Config(**shape, eos_token_id=0), dtype=torch.bfloat16)
+    backbone = Backbone(causal_lm, fast, "random")
+    policy = ActorCritic(backbone, lora_rank=8)
+    backbone.eos_token_ids = [-1]
+    return policy
+
+
+def roofs(bench: Bench, tiny: bool) -> dict[str, float]:
+    """Bytes per second of a copy (read and write), and operations per second of a bfloat16 product: best of five."""
+    n, m = (2**20, 256) if tiny else (2**30, 8192)
+    source, target = (torch.empty(n, dtype=torch.uint8, device=bench.device) for _ in range(2))
+    a, b = (torch.randn(m, m, dtype=torch.bfloat16, device=bench.device) for _ in range(2))
+    copy = min(bench.timed(lambda: [target.copy_(source) for _ in range(10)]) for _ in range(5)) / 10
+    product = min(bench.timed(lambda: [a @ b for _ in range(10)]) for _ in range(5)) / 10
+    return {"bytes_per_second": 2 * n / copy, "operations_per_second": 2 * m**3 / product}
+
+
+def rollout(
+    bench: Bench, policy: ActorCritic, rows: int, length: int, bandwidth: float, adapter: str | None
+) -> dict[str, float]:
+    """Our sampling beside the roof; the second of two calls counts."""
+    backbone = policy.backbone
+    prompts = [[5 + i % 90] * PROMPT for i in range(rows)]
+    generator = torch.Generator(bench.device).manual_seed(0)
+    seconds = min(bench.timed(lambda: sample(backbone, prompts, length, 1.0, adapter, generator)) for _ in range(2))
+    weights = sum(p.numel() * p.element_size() for p in backbone.parameters() if not p.requires_grad)
+    per_token = cache_bytes_per_token(backbone.causal_lm.config, 2)
+    roof = sum(weights + rows * (PROMPT + step) * per_token for step in range(length)) / bandwidth
+    return {"seconds": seconds, "tokens_per_second": rows * length / seconds, "share_of_decode_roof": roof / seconds}
+
+
+def generate(bench: Bench, policy: ActorCritic, rows: int, length: int, adapter: str | None) -> dict[str, float]:
+    """transformers' eager generate on the same model and prompts; one call after a short one."""
+    backbone = policy.backbone
+    prompts = [[5 + i % 90] * PROMPT for i in range(rows)]
+    inputs = pad_pairs(prompts, [[] for _ in prompts], 1).to(bench.device)
+
+    def run(new_tokens: int) -> None:
+        with backbone.adapter(adapter), torch.no_grad():
+            backbone.causal_lm.generate(  # type: ignore[operator]
+                inputs.sequences,
+                attention_mask=inputs.attention_mask,
+                max_new_tokens=new_tokens,
+                do_sample=True,
+                top_k=0,
+                eos_token_id=-1,
+                pad_token_id=1,
+            )
+
+    run(4)
+    seconds = bench.timed(lambda: run(length))
+    return {"seconds": seconds, "tokens_per_second": rows * length / seconds}
+
+
+def iteration(
+    bench: Bench, policy: ActorCritic, rows: int, length: int, microbatch: int, peak: float
+) -> dict[str, Any]:
+    """The second of two whole iterations: seconds by phase, the update's arithmetic, and memory beside the plan."""
+    options = {"rollout_batch": rows, "minibatch": min(64, rows), "microbatch": min(microbatch, rows), "epochs": 4}
+    config = PPOConfig(**options, max_new_tokens=length, dtype="bfloat16", device=bench.device, iterations=2)
+    prompts = [" ".join([f"w{5 + i % 90}"] * PROMPT) for i in range(rows)]
+    trainer = PPOTrainer(config, policy, prompts, lambda p, r: [float(i % 7) for i in range(len(r))])
+    trainer.step()
+    if bench.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    metrics = trainer.step()
+    model = policy.backbone.causal_lm
+    head = model.get_output_embeddings().weight.numel()
+    body = (
+        sum(p.numel() for p in model.base_model.parameters() if not p.requires_grad) - head
+    )  # embeddings are looked up
+    # Forward, and backward to the inputs alone, since the weights are frozen: 4 operations for a weight and a token.
+    operations = 4 * config.epochs * rows * (body * (PROMPT + length) + head * length)
+    plan = plan_memory(model.config, config, PROMPT)
+    return {
+        "rollout_and_scoring_seconds": metrics["seconds_rollout"],
+        "update_seconds": metrics["seconds_update"],
+        "tokens_per_second": metrics["tokens_per_second"],
+        "update_share_of_peak": operations / metrics["seconds_update"] / peak,
+        "ratio_first_error": metrics["ratio_first_error"],
+        "peak_memory_bytes": metrics["peak_memory_bytes"],
+        "plan_bytes": plan.total,
+        "peak_over_weights_cache_activations": metrics["peak_memory_bytes"]
+        / (plan.weights + plan.cache + plan.activations),
+    }
+
+
+def measure(bench: Bench, tiny: bool) -> None:
+    """All parts, the most important first."""
+    about = {"torch": torch.__version__, "transformers": __version__, "device": bench.device, "cores": os.cpu_count()}
+    if bench.device == "cuda":
+        about["card"] = torch.cuda.get_device_name()
+    bench.part("about", lambda: about)
+    bench.part("roofs", lambda: roofs(bench, tiny))
+    bandwidth, peak = bench.results["roofs"].values()
+    policy = build(TINY if tiny else QWEN, bench.device)
+    sizes = [(4, 8), (8, 16)] if tiny else [(64, 256), (256, 512)]
+    cross = [(4, 16), (8, 8)] if tiny else [(64, 512), (256, 256)]
+    for rows, length in sizes:
+        bench.part(
+            f"rollout {rows}x{length}", lambda r=rows, n=length: rollout(bench, policy, r, n, bandwidth, "policy")
+        )
+        bench.part(f"generate {rows}x{length}", lambda r=rows, n=length: generate(bench, policy, r, n, "policy"))
+    for rows, length in sizes:
+        bench.part(f"iteration {rows}x{length}", lambda r=rows, n=length: iteration(bench, policy, r, n, 16, peak))
+    for rows, length in cross:
+        bench.part(
+            f"rollout {rows}x{length}", lambda r=rows, n=length: rollout(bench, policy, r, n, bandwidth, "policy")
+        )
+        bench.part(f"generate {rows}x{length}", lambda r=rows, n=length: generate(bench, policy, r, n, "policy"))
+    for rows, length in sizes[:1]:
+        bench.part(
+            f"rollout without adapter {rows}x{length}",
+            lambda r=rows, n=length: rollout(bench, policy, r, n, bandwidth, None),
+        )
+        bench.part(
+            f"generate without adapter {rows}x{length}", lambda r=rows, n=length: generate(bench, policy, r, n, None)
+        )
+    for rows, length in [(2, 8), (4, 4)] if tiny else [(16, 256), (256, 256), (64, 128), (64, 512)]:
+        bench.part(f"iteration {rows}x{length}", lambda r=rows, n=length: iteration(bench, policy, r, n, 16, peak))
+    rows, length = sizes[0]
+    for name, shape in {"smaller": TINY if tiny else SMALLER, "larger": TINY if tiny else LARGER}.items():
+        other = build(shape, bench.device)
+        count = sum(p.numel() for p in other.backbone.parameters() if not p.requires_grad)
+        bench.part(
+            f"iteration {rows}x{length}, {name} ({count} weights)",
+            lambda o=other: iteration(bench, o, rows, length, 16, peak),
+        )
+
+
+def show(results: dict[str, Any]) -> None:
+    """The ratios that the project set itself as marks, as far as they were measured."""
+    print("\nrollout beside eager generate (mark: 10 times as fast), share of the decode roof (goal: half)")
+    for name, ours in results.items():
+        theirs = results.get(name.replace("rollout", "generate"))
+        if name.startswith("rollout") and isinstance(ours, dict) and isinstance(theirs, dict):
+            faster = theirs["seconds"] / ours["seconds"]
+            print(f"  {name:36}{faster:6.1f} times{ours['share_of_decode_roof']:8.2f} of the roof")
+    print("update's share of the bf16 peak (mark: 0.40), peak memory over weights, cache, activations (mark: 1.5)")
+    for name, row in results.items():
+        if name.startswith("iteration") and isinstance(row, dict):
+            phases = f"rollout {row['rollout_and_scoring_seconds']:.2f} s, update {row['update_seconds']:.2f} s"
+            memory = row["peak_over_weights_cache_activations"]
+            print(f"  {name:44}{phases:34}{row['update_share_of_peak']:6.3f}{memory:8.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU: proves that the program runs")
+    parser.add_argument("--seconds", type=float, default=500.0, help="begin no part after these")
+    default = Path(os.environ.get("OUT", Path(__file__).resolve().parent / "results")) / "gpu.json"
+    parser.add_argument("--out", type=Path, default=default, help="where the JSON goes; $OUT/gpu.json where OUT is set")
+    options = parser.parse_args()
+    if not options.tiny and not torch.cuda.is_available():
+        print("bench_gpu: there is no GPU here; --tiny runs the same program on a tiny model on the CPU")
+        sys.exit(0)
+    transformers_logging.set_verbosity_error()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    bench = Bench("cpu" if options.tiny else "cuda", options.seconds, options.out)
+    measure(bench, options.tiny)
+    show(bench.results)
+
+
+if __name__ == "__main__":
+    main()
