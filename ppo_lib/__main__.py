@@ -5,6 +5,7 @@
     python -m ppo_lib sample --model DIR --prompt TEXT      let a model answer
     python -m ppo_lib export openrlhf|verl --recipe pocket  PPO's configuration in another trainer's words
     python -m ppo_lib report DIR                            curves and samples of a run as one HTML file
+    python -m ppo_lib pin OWNER/NAME [--dataset]            pin a model or data set of the hub to its commit
 
 Exit codes: 0 done; 2 bad input, told in one line; 1 a fault; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
@@ -19,7 +20,7 @@ from typing import NoReturn
 
 import torch
 
-from ppo_lib.commands import run_align, run_export, run_report, run_sample, run_train
+from ppo_lib.commands import run_align, run_export, run_pin, run_report, run_sample, run_train
 from ppo_lib.distributed import ProcessLost
 from ppo_lib.exports import TARGETS
 from ppo_lib.records import Interrupted
@@ -46,7 +47,7 @@ def positive(text: str) -> int:
 def make_parser() -> Parser:
     """Commands and options."""
     parser = Parser(prog="ppo_lib", description="PPO for language models.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|align|sample|report|export")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|align|sample|report|export|pin")
     configured = Parser(add_help=False)
     source = configured.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -87,6 +88,10 @@ def make_parser() -> Parser:
     export = commands.add_parser("export", parents=[configured], help="PPO's configuration for another trainer")
     export.add_argument("target", choices=list(TARGETS))
     export.set_defaults(run=run_export)
+    pin = commands.add_parser("pin", help="the commit of a model or data set of the hub, to be written behind its name")
+    pin.add_argument("name", metavar="OWNER/NAME")
+    pin.add_argument("--dataset", action="store_true", help="it is a data set")
+    pin.set_defaults(run=run_pin)
     return parser
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ppo_lib.hub import pinned_model
 from ppo_lib.loading import load_tensors, read_json
 
 
@@ -84,8 +85,9 @@ def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str 
     state = get_peft_model_state_dict(causal_lm, adapter_name=name)
     tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
     save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = causal_lm.peft_config[name]
-    config.base_model_name_or_path = base  # transformers has put its own idea of the name there
+    config: Any = causal_lm.peft_config[name]
+    pinned = pinned_model(base)  # transformers has put its own idea of the name there
+    config.base_model_name_or_path, config.revision = (pinned.name, pinned.commit) if pinned else (base, None)
     config.save_pretrained(str(folder))
 
 

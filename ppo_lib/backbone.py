@@ -3,7 +3,7 @@
 Whichever adapter is switched on decides the role that the one set of weights plays; see :mod:`ppo_lib.models`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ppo_lib import adapters
 from ppo_lib.loading import eos_token_ids, load_causal_lm
-from ppo_lib.tokens import TokenBatch, pad_pairs
+from ppo_lib.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
 
 # The language-model head turns H numbers per token into V. It runs over slices of this many logits, which are
 # recomputed in the backward pass, so that no (B, T, V) tensor is ever held: 2^26 float32 logits are 256 MiB.
@@ -28,14 +28,20 @@ class Backbone(nn.Module):
         causal_lm: any ``AutoModelForCausalLM``.
         tokenizer: its tokenizer.
         name: where it came from; saved with adapters, so that they find their base again.
+        chat_template: put every prompt into the tokenizer's chat template.
 
     Raises:
-        ValueError: no EOS token, a model whose logits are not its output embedding applied to its hidden states, or
-            one that cannot do with padding on the left.
+        ValueError: no chat template where one is wanted, no EOS token, a model whose logits are not its output
+            embedding applied to its hidden states, or one that cannot do with padding on the left.
     """
 
-    def __init__(self, causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, chat_template: bool = False
+    ) -> None:
         super().__init__()
+        if chat_template:
+            in_chat_form(tokenizer, "")  # refuses a tokenizer without a template
+        self.chat_template = chat_template
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
@@ -46,16 +52,17 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, revision: str | None = None, device: str = "cpu", dtype: str = "float32"
+        cls, path: str | Path, device: str = "cpu", dtype: str = "float32", chat_template: bool = False
     ) -> "Backbone":
         """Load a model and its tokenizer onto a device; arguments and errors as :func:`load_causal_lm`."""
-        causal_lm, tokenizer = load_causal_lm(path, revision, dtype)
+        causal_lm, tokenizer = load_causal_lm(path, dtype)
         causal_lm.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(causal_lm, tokenizer, str(path))
+        return cls(causal_lm, tokenizer, str(path), chat_template)
 
     def copy(self) -> "Backbone":
         """Another backbone with the same weights and no adapter, on the same device."""
-        return Backbone(self.merged(None).to(self.device), self.tokenizer, self.name)  # type: ignore[arg-type]
+        causal_lm = self.merged(None).to(self.device)  # type: ignore[arg-type]
+        return Backbone(causal_lm, self.tokenizer, self.name, self.chat_template)
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over the weights of a model of the same architecture.
@@ -97,6 +104,23 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: with dropout on, the ratio is not 1 even before the first update."""
         return super().train(False)
+
+    def encode_prompts(self, prompts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of prompts as this model reads them; see :func:`ppo_lib.tokens.encode_prompts`."""
+        return encode_prompts(self.tokenizer, prompts, max_length, self.chat_template)
+
+    def pair_ids(
+        self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of prompts and of finished responses; see :func:`ppo_lib.tokens.pair_ids`."""
+        eos = self.eos_token_ids[0]
+        return pair_ids(self.tokenizer, prompts, responses, eos, max_length, self.chat_template)
+
+    def encode_pairs(
+        self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
+    ) -> TokenBatch:
+        """A batch of finished prompt-response pairs on the model's device; errors as :meth:`pair_ids`."""
+        return pad_pairs(*self.pair_ids(prompts, responses, max_length), self.pad_token_id).to(self.device)
 
     # ------------------------------------------------------------------------------------------------------ adapters
 

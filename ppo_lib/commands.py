@@ -1,7 +1,8 @@
 """What the commands of the command line do; :mod:`ppo_lib.__main__` parses their options."""
 
 import argparse
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,17 @@ from ppo_lib.configuration import (
 )
 from ppo_lib.diagnostics import diagnose
 from ppo_lib.distributed import Processes
-from ppo_lib.evaluation import before_and_after, format_table, load_evaluation, save_evaluation
+from ppo_lib.evaluation import (
+    EvaluationConfig,
+    before_and_after,
+    format_table,
+    load_evaluation,
+    reward_accuracy,
+    save_evaluation,
+)
 from ppo_lib.examples import load_pairs, load_prompts
 from ppo_lib.exports import TARGETS, as_script
+from ppo_lib.hub import current_commit
 from ppo_lib.loading import base_name
 from ppo_lib.memory import free_memory
 from ppo_lib.models import ActorCritic
@@ -28,6 +37,8 @@ from ppo_lib.report import write_report
 from ppo_lib.rollout import generate_text
 from ppo_lib.stages import CONFIGS, build, describe_batches, memory_plan, pick_device
 from ppo_lib.trackers import check_tracker, tracker
+
+SECTIONS = {*CONFIGS, "evaluation"}
 
 
 def read_sections(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -62,7 +73,7 @@ def run_export(options: argparse.Namespace) -> None:
 def read_stage(options: argparse.Namespace, stage: str) -> Any:
     """The configuration of one stage from ``--config`` or ``--recipe`` and ``--set``."""
     mapping, where = read_sections(options)
-    if mapping and set(mapping) <= set(CONFIGS):  # a file with sections, such as a recipe
+    if mapping and set(mapping) <= SECTIONS:  # a file with sections, such as a recipe
         if stage not in mapping:
             raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
         mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
@@ -110,43 +121,84 @@ def run_stage(
 
 
 def run_align(options: argparse.Namespace) -> None:
-    """``align``: the three stages, each standing on the one before; then the table and the report."""
+    """``align``: the stages of a recipe, each standing on the one before; then the table and the report."""
     mapping, where = read_sections(options)
-    mapping = apply_overrides(mapping, options.set)
-    if set(mapping) != set(CONFIGS):
-        raise ConfigError(f"{where}: has the sections {sorted(mapping)}, but align needs {', '.join(CONFIGS)}")
-    # What a stage stands on is what the stage before has made, whatever the section says.
-    standing = {
-        "reward": {"model": "../sft/model"},
-        "ppo": {"model": "../sft/model", "reward_model": "../reward/model"},
-    }
+    configs, how = read_recipe(apply_overrides(mapping, spread(options.set, mapping)), where)
+    check_tracker(options.log)
+    folder: Path = options.out
+    processes = Processes.launched(configs["ppo"].device)
+    whole = RunFolder(folder, options.resume, processes)
+    everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
+    whole.check(everything)
+    if "reward" in configs:
+        load_pairs(configs["reward"].data)  # a fault in the data should show now, not after the first stage
+    load_prompts(configs["ppo"].prompts)
+    load_prompts(how.prompts or configs["ppo"].prompts, "heldout")
+    runs = {stage: RunFolder(folder / stage, resume=True, processes=processes) for stage in configs}
+    done: dict[str, Path] = {}  # the models so far
+    for stage, config in configs.items():
+        begin = None if done else lambda: whole.begin(everything)
+        run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), when_built=begin)
+        done[stage] = runs[stage].model
+    if not processes.first:
+        return
+    result = load_evaluation(folder / "evaluation.json")
+    if result is None:
+        result = before_and_after(configs["ppo"], done["ppo"], done.get("sft"), done.get("reward"), how)
+        if "reward" in done:
+            result["reward_accuracy"] = reward_accuracy(configs["reward"], done["reward"], done["sft"], how)
+        save_evaluation(folder / "evaluation.json", result)
+    print("\n" + format_table(result))
+    print(f"\nReport: {write_report(folder)}")
+
+
+def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
+    """Settings of ``align``: ``key=value`` without a section goes to every stage that has the key.
+
+    Raises:
+        ConfigError: no stage has it.
+    """
+    result = []
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        owners = [stage for stage, cls in CONFIGS.items() if stage in sections and key in field_names(cls)]
+        if "." not in key and "=" in setting and not owners and key not in sections:
+            known = sorted({name for cls in CONFIGS.values() for name in field_names(cls)})
+            raise ConfigError(f"--set {setting!r}: no stage has the key {key!r}; {suggestion(key, known)}")
+        result += [f"{stage}.{setting}" for stage in owners] or [setting]
+    return result
+
+
+def field_names(cls: type) -> list[str]:
+    """The keys of a configuration."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], EvaluationConfig]:
+    """The configurations of a recipe's stages, in order, and of the measuring at its end.
+
+    A recipe has all three stages, or PPO alone where a reward needs no training. What a stage stands on is what the
+    stage before has made, whatever its section says.
+
+    Raises:
+        ConfigError: other sections, or a section that cannot be used.
+    """
+    stages = set(mapping) - {"evaluation"}
+    if stages not in (set(CONFIGS), {"ppo"}):
+        needed = f"align needs {', '.join(CONFIGS)}, or ppo alone"
+        raise ConfigError(f"{where}: has the sections {sorted(mapping)}, but {needed}")
+    standing = {"reward": {"model": "../sft/model"}}
+    if "reward" in stages:
+        standing["ppo"] = {"model": "../sft/model", "reward_model": "../reward/model"}
     configs: dict[str, Any] = {
         stage: read_config(
             cls, section_of(mapping, stage, where) | standing.get(stage, {}), f"{where}, section {stage}"
         )
         for stage, cls in CONFIGS.items()
+        if stage in stages
     }
-    check_tracker(options.log)
-    folder: Path = options.out
-    processes = Processes.launched(configs["sft"].device)
-    whole = RunFolder(folder, options.resume, processes)
-    everything = {stage: to_mapping(config) for stage, config in configs.items()}
-    whole.check(everything)
-    load_pairs(configs["reward"].data)  # a fault in the data should show now, not after the first stage
-    load_prompts(configs["ppo"].prompts)
-    runs = {stage: RunFolder(folder / stage, resume=True, processes=processes) for stage in CONFIGS}
-    run_stage("sft", configs["sft"], runs["sft"], options, when_built=lambda: whole.begin(everything))
-    run_stage("reward", configs["reward"], runs["reward"], options, sft=runs["sft"].model)
-    run_stage("ppo", configs["ppo"], runs["ppo"], options, sft=runs["sft"].model, reward=runs["reward"].model)
-    if not processes.first:
-        return
-    result = load_evaluation(folder / "evaluation.json")
-    if result is None:
-        models = {stage: run.model for stage, run in runs.items()}
-        result = before_and_after(configs["ppo"], models["sft"], models["reward"], models["ppo"])
-        save_evaluation(folder / "evaluation.json", result)
-    print("\n" + format_table(result))
-    print(f"\nReport: {write_report(folder)}")
+    section = section_of(mapping, "evaluation", where) if "evaluation" in mapping else {}
+    return configs, read_config(EvaluationConfig, section, f"{where}, section evaluation")
 
 
 def run_sample(options: argparse.Namespace) -> None:
@@ -184,3 +236,9 @@ def load_speaker(name: str, device: str) -> tuple[Backbone, str | None]:
 def run_report(options: argparse.Namespace) -> None:
     """``report``: write ``report.html`` into the run's folder."""
     print(write_report(options.folder))
+
+
+def run_pin(options: argparse.Namespace) -> None:
+    """``pin``: print a repository's name with the commit that the hub gives for it today."""
+    commit = current_commit(options.name, "dataset" if options.dataset else "model")
+    print(f"{options.name}@{commit}" + (":train" if options.dataset else ""))

@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ppo_lib.options import ConfigError, check_config, convert, describe_range, option
+from ppo_lib.options import DTYPES, ConfigError, check_config, convert, describe_range, option
 
 __all__ = [
+    "DTYPES",
     "ConfigError",
     "apply_overrides",
     "check_config",

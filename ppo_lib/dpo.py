@@ -22,7 +22,7 @@ from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.masking import check_mask, fill_padding
 from ppo_lib.models import ActorCritic
 from ppo_lib.reward_training import Pair
-from ppo_lib.tokens import TokenBatch, encode_pairs, pair_ids
+from ppo_lib.tokens import TokenBatch
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
 
 
@@ -125,7 +125,7 @@ class DPOTrainer:
         self.max_length = config.max_length or backbone.context_length
         prompts, *answers = zip(*self.pairs, strict=True)
         for responses in answers:  # refuse what does not fit now, not in an hour
-            pair_ids(backbone.tokenizer, prompts, responses, backbone.eos_token_ids[0], self.max_length)
+            backbone.pair_ids(prompts, responses, self.max_length)
         parameters = backbone.adapter_parameters("policy")
         self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm)
         self.iteration = 0
@@ -134,9 +134,7 @@ class DPOTrainer:
     def encode(self, pairs: Sequence[Pair]) -> TokenBatch:
         """``2N`` responses as tokens: the chosen ones first, then the rejected ones."""
         prompts, chosen, rejected = zip(*pairs, strict=True)
-        both, tokenizer = chosen + rejected, self.backbone.tokenizer
-        eos, pad = self.backbone.eos_token_ids[0], self.backbone.pad_token_id
-        return encode_pairs(tokenizer, prompts + prompts, both, eos, pad, self.max_length).to(self.backbone.device)
+        return self.backbone.encode_pairs(prompts + prompts, chosen + rejected, self.max_length)
 
     def loss(self, batch: TokenBatch) -> tuple[DPOLoss, Tensor]:
         """The loss on encoded pairs, and by how much each response's log-probability has changed ``(2N,)``."""

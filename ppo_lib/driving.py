@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ppo_lib.configuration import ConfigError, to_mapping
 from ppo_lib.run_folders import RunFolder, Stage
 
-SHOWN = ("loss", "accuracy", "score_mean", "gold_mean", "kl_k3", "eos_rate")
+SHOWN = ("loss", "accuracy", "score_mean", "gold_mean", "second_mean", "kl_k3", "eos_rate")
 
 
 class Interrupted(KeyboardInterrupt):

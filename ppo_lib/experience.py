@@ -1,5 +1,6 @@
 """One rollout batch with all that is known about it, and the metrics that describe it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -43,19 +44,20 @@ class Experience:
     returns: Tensor
 
 
-def describe(experience: Experience, gold: Tensor | None = None) -> Metrics:
+def describe(experience: Experience, seen: Mapping[str, Tensor]) -> Metrics:
     """What the rollout batch looked like before the update; KL in nats per response, entropy per token.
 
     Args:
         experience: the batch.
-        gold: ``(B,)``, true quality of the responses where that is known.
+        seen: scores ``(B,)`` of judges that PPO is not trained on: ``gold``, the true quality where that is known,
+            and ``second``.
     """
     mask, scores = experience.batch.mask, experience.scores
     drift = experience.logprobs, experience.ref_logprobs
     return {
         "score_mean": float(scores.mean()),
         "score_std": float(scores.std(correction=0)),
-        **({} if gold is None else {"gold_mean": float(gold.mean())}),
+        **{f"{name}_mean": float(values.mean()) for name, values in seen.items()},
         "kl_k1": float((kl_estimate(*drift, "k1") * mask).sum(dim=1).mean()),
         "kl_k3": float((kl_estimate(*drift, "k3") * mask).sum(dim=1).mean()),
         "entropy": float(masked_mean(experience.entropy, mask)),
@@ -66,7 +68,7 @@ def describe(experience: Experience, gold: Tensor | None = None) -> Metrics:
 
 
 def sample_rows(
-    experience: Experience, iteration: int, gold: Tensor | None = None, count: int = 4
+    experience: Experience, iteration: int, seen: Mapping[str, Tensor], count: int = 4
 ) -> list[dict[str, object]]:
     """The first few responses as rows of ``samples.jsonl``: prompt, response, score and KL in nats."""
     kl = (kl_estimate(experience.logprobs, experience.ref_logprobs, "k1") * experience.batch.mask).sum(dim=1)
@@ -76,7 +78,7 @@ def sample_rows(
             "prompt": experience.prompts[i],
             "response": experience.texts[i],
             "score": float(experience.scores[i]),
-            **({} if gold is None else {"gold": float(gold[i])}),
+            **{name: float(values[i]) for name, values in seen.items()},
             "kl": float(kl[i]),
             "finished": bool(experience.finished[i]),
         }

@@ -24,17 +24,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ppo_lib.hub import how_to_pin, looks_like_a_name, pinned_model, reason
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
-def load_causal_lm(
-    path: str | Path, revision: str | None = None, dtype: str = "float32"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer.
 
     Args:
-        path: a folder in hub format, a hub id, or ``"pocket:base"`` / ``"pocket:sft"``.
-        revision: the hub commit to load; pin it.
+        path: a folder in hub format, ``OWNER/NAME@COMMIT`` on the hub, or ``"pocket:base"`` / ``"pocket:sft"``.
         dtype: one of ``DTYPES``.
 
     Raises:
@@ -42,11 +41,12 @@ def load_causal_lm(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
-    _, tokenizer = load_shape(path, revision)
+    _, tokenizer = load_shape(path)
+    where, revision = locate(path)
     load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
     with refusals(path):
         causal_lm, report = load(
-            resolve(path),
+            where,
             revision=revision,
             dtype=DTYPES[dtype],
             use_safetensors=True,
@@ -58,10 +58,10 @@ def load_causal_lm(
     return causal_lm, tokenizer
 
 
-def load_shape(path: str | Path, revision: str | None = None) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+def load_shape(path: str | Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The configuration and the tokenizer of a causal language model, without its weights; errors as above."""
     transformers_logging.disable_progress_bar()  # a bar per weight is noise in a notebook; downloads keep theirs
-    where = resolve(path)
+    where, revision = locate(path)
     with refusals(path):
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
         if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
@@ -75,11 +75,25 @@ def refusals(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"model {str(path)!r} cannot be loaded: {reason} "
-            "(offline, use a local folder in hub format or 'pocket:sft')"
-        ) from error
+        raise ValueError(f"model {str(path)!r} cannot be loaded: {reason(error)}") from error
+
+
+def locate(path: str | Path) -> tuple[Path | str, str | None]:
+    """Where a model lies, for transformers: a folder, or a repository of the hub and its commit.
+
+    Raises:
+        ValueError: no such folder, and no name that is pinned to a commit.
+    """
+    if pinned := pinned_model(str(path)):
+        return pinned.name, pinned.commit
+    folder = Path(resolve(path))
+    if folder.is_dir():
+        return folder, None
+    remedy = how_to_pin(str(path)) if looks_like_a_name(str(path)) else "write OWNER/NAME@COMMIT"
+    raise ValueError(
+        f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format or 'pocket:sft', "
+        f"or, if a model of the hub is meant, {remedy}"
+    )
 
 
 def resolve(path: str | Path) -> Path | str:
@@ -134,5 +148,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def base_name(folder: str | Path) -> str:
-    """The name of the model that the adapter in a folder was made for."""
-    return read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")["base_model_name_or_path"]
+    """The name of the model that the adapter in a folder was made for, pinned where it came from the hub."""
+    config = read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")
+    name, revision = config["base_model_name_or_path"], config.get("revision")
+    return f"{name}@{revision}" if revision and not Path(name).is_dir() else str(name)

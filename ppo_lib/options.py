@@ -8,6 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+DTYPES = ("float32", "bfloat16", "float16", "auto")  # what configurations may ask for
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 

@@ -37,7 +37,7 @@ from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.rewards import augmented_rewards
 from ppo_lib.shared_rollout import sample_together
-from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
+from ppo_lib.tokens import TokenBatch, decode_responses
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, synchronize
 
 __all__ = ["Experience", "PPOConfig", "PPOTrainer", "RewardFunction"]
@@ -51,7 +51,8 @@ class PPOTrainer:
         policy: actor, critic and reference; its ``parameters_to_train`` are trained in place.
         prompts: texts to practise on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
-        gold: a function like ``reward``, measured and never trained on.
+        gold: true quality where it is known, a function like ``reward``; measured and never trained on.
+        second: another judge, likewise only measured.
         processes: who shares the work; by default this process does it alone.
 
     Raises:
@@ -65,15 +66,17 @@ class PPOTrainer:
         prompts: Sequence[str],
         reward: RewardModel | RewardFunction,
         gold: RewardFunction | None = None,
+        second: RewardFunction | None = None,
         processes: Processes = ALONE,
     ) -> None:
         processes.check_share("minibatch", config.minibatch)
         self.processes = processes
-        self.config, self.policy, self.reward, self.gold = config, policy, reward, gold
+        self.config, self.policy, self.reward = config, policy, reward
+        self.watchers = {name: judge for name, judge in (("gold", gold), ("second", second)) if judge is not None}
         self.backbone, self.device = policy.backbone, policy.backbone.device
         self.prompts = list(prompts)
         room = self.backbone.context_length and self.backbone.context_length - config.max_new_tokens
-        self.prompt_ids = encode_prompts(self.backbone.tokenizer, self.prompts, max_length=room)
+        self.prompt_ids = self.backbone.encode_prompts(self.prompts, max_length=room)
         self.order = Order(len(self.prompts), config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.optimizer = Optimizer(policy.parameters_to_train(), config.learning_rate, config.max_grad_norm, processes)
@@ -230,7 +233,7 @@ class PPOTrainer:
 
     def check_first_ratio(self, error: float) -> None:
         """Warn when the first minibatch's ratios are not 1: before any update they must be."""
-        if self.processes.first and error > (1e-6 if self.config.dtype == "float32" else 1e-2):
+        if self.processes.first and error > (1e-6 if self.backbone.causal_lm.dtype == torch.float32 else 1e-2):
             warnings.warn(
                 f"the ratio of the first minibatch is off by {error:.1e} although nothing has been learned yet: old "
                 "and new log-probs are computed in different ways (dropout, temperature, padding or dtype)",
@@ -239,9 +242,10 @@ class PPOTrainer:
 
     def measure(self, experience: Experience) -> Metrics:
         """What the rollout batch looked like before the update; see :func:`ppo_lib.experience.describe`."""
-        gold = None if self.gold is None else ask(self.gold, experience.prompts, experience.texts, self.processes)
-        self._samples = sample_rows(experience, self.iteration, gold)
-        return describe(experience, gold)
+        texts = experience.prompts, experience.texts
+        seen = {name: ask(judge, *texts, self.processes) for name, judge in self.watchers.items()}
+        self._samples = sample_rows(experience, self.iteration, seen)
+        return describe(experience, seen)
 
     def samples(self) -> list[dict[str, object]]:
         """The first few responses of the last iteration, with score and KL."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ppo_lib.configuration import ConfigError, check_config, option
+from ppo_lib.configuration import DTYPES, ConfigError, check_config, option
 from ppo_lib.models import CRITIC, FINETUNE
 from ppo_lib.rollout import REFUSED_SAMPLING
 
@@ -11,9 +11,13 @@ from ppo_lib.rollout import REFUSED_SAMPLING
 class PPOConfig:
     """Knobs of PPO. ``book/hyperparameters`` tells what each does when it is too low or too high."""
 
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
-    prompts: str = option("pocket", help="pocket, or a JSONL file of {prompt}")
-    reward_model: str = option("pocket", help="pocket, a folder, or package.module:function")
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
+    prompts: str = option("pocket", help="see ppo_lib.examples: pocket, a JSONL file, a data set")
+    prompt_suffix: str = option("", help="text put after every prompt, such as the wanted form of the answer")
+    chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
+    max_prompt_tokens: int | None = option(None, minimum=1, help="leave out longer prompts; null refuses them")
+    reward_model: str = option("pocket", help="what is maximised, see ppo_lib.judges: pocket, a folder, a function")
+    second_judge: str | None = option(None, help="measured and never trained on, see ppo_lib.judges; null for none")
     iterations: int = option(50, minimum=1, help="rollout batches in all")
     rollout_batch: int = option(64, minimum=1, help="responses sampled per iteration")
     minibatch: int = option(32, minimum=1, help="responses per optimizer step")
@@ -46,7 +50,7 @@ class PPOConfig:
     lora_rank: int = option(8, minimum=1, help="rank of the adapters; finetune: full has none")
     seed: int = option(0, minimum=0, help="of adapter, prompts and sampling")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
+    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
 
     def __post_init__(self) -> None:
         check_config(self)

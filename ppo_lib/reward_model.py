@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ppo_lib.backbone import Backbone
 from ppo_lib.loading import base_name, load_tensors, resolve
 from ppo_lib.rewards import last_token_index
-from ppo_lib.tokens import TokenBatch, encode_pairs
+from ppo_lib.tokens import TokenBatch
 
 
 class RewardModel(nn.Module):
@@ -67,11 +67,11 @@ class RewardModel(nn.Module):
         Raises:
             ValueError: a prompt and response longer than the model's context.
         """
-        backbone = self.backbone
-        eos, pad, limit = backbone.eos_token_ids[0], backbone.pad_token_id, backbone.context_length
-        batch = encode_pairs(backbone.tokenizer, prompts, responses, eos, pad)
+        backbone, limit = self.backbone, self.backbone.context_length
+        batch = backbone.encode_pairs(prompts, responses)
         if finished is not None:  # the EOS is the last token; a response that is nothing else keeps it
-            batch.response_lengths -= (~torch.tensor(finished, dtype=torch.bool) & (batch.response_lengths > 1)).long()
+            cut_off = ~torch.tensor(finished, dtype=torch.bool, device=backbone.device)
+            batch.response_lengths -= (cut_off & (batch.response_lengths > 1)).long()
         lengths = batch.prompt_lengths + batch.response_lengths
         if limit is not None and int(lengths.max()) > limit:
             row = int(lengths.argmax())
@@ -79,7 +79,7 @@ class RewardModel(nn.Module):
                 f"pair {row} ({prompts[row][:40]!r}...) has {int(lengths[row])} tokens, but the context of the reward "
                 f"model's backbone {backbone.name!r} is {limit}; lower max_new_tokens or drop the prompt"
             )
-        return self.score_batch(batch.to(backbone.device)).tolist()
+        return self.score_batch(batch).tolist()
 
     def calibrate(self, prompts: Sequence[str], responses: Sequence[str]) -> None:
         """Fit mean and standard deviation on these responses: give samples of the SFT model, PPO's starting point.

@@ -17,11 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppo_lib.configuration import check_config, option
+from ppo_lib.configuration import DTYPES, check_config, option
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.models import RewardModel
-from ppo_lib.tokens import encode_pairs, pair_ids
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
 
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
@@ -31,18 +30,21 @@ Pair = tuple[str, str, str]  # prompt, chosen, rejected
 class RewardConfig:
     """Knobs of reward-model training."""
 
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
-    data: str = option("pocket", help="comparisons: pocket, or a JSONL file of {prompt, chosen, rejected}")
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
+    data: str = option("pocket", help="comparisons, see ppo_lib.examples: pocket, a JSONL file, a data set")
+    chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
     epochs: int = option(1, minimum=1, help="passes over the pairs; reward models overfit early")
+    max_steps: int | None = option(None, minimum=1, help="stop after so many optimizer steps; null: after the epochs")
     batch: int = option(64, minimum=1, help="pairs per optimizer step, about: rankings stay whole")
     microbatch: int = option(64, minimum=1, help="pairs per forward pass; less memory, same result")
     learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
     max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
     lora_rank: int = option(8, minimum=1, help="rank of the reward adapter")
     max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
+    drop_longer: bool = option(False, help="leave out what is longer than max_length, instead of refusing it")
     seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
+    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -95,11 +97,12 @@ class RewardTrainer:
         self.max_length = config.max_length or backbone.context_length
         prompts, *answers = zip(*self.pairs, strict=True)
         for responses in answers:  # refuse what does not fit now, not in an hour
-            pair_ids(backbone.tokenizer, prompts, responses, backbone.eos_token_ids[0], self.max_length)
+            backbone.pair_ids(prompts, responses, self.max_length)
         self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm, processes)
         self.iteration = 0
         self.rankings_per_step = max(1, config.batch * len(self.rankings) // len(self.pairs))
-        self.iterations = config.epochs * max(1, len(self.rankings) // self.rankings_per_step)
+        steps = config.epochs * max(1, len(self.rankings) // self.rankings_per_step)
+        self.iterations = min(steps, config.max_steps or steps)
 
     def score_pairs(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Raw scores ``(N,)`` of the chosen and of the rejected responses, in one forward pass over different ones."""
@@ -108,15 +111,7 @@ class RewardTrainer:
         rejected = [(prompt, worse) for prompt, _, worse in pairs]
         row = {text: i for i, text in enumerate(dict.fromkeys(chosen + rejected))}
         prompts, responses = zip(*row, strict=True)
-        batch = encode_pairs(
-            backbone.tokenizer,
-            prompts,
-            responses,
-            backbone.eos_token_ids[0],
-            backbone.pad_token_id,
-            self.max_length,
-        )
-        scores = self.model(batch.to(backbone.device))
+        scores = self.model(backbone.encode_pairs(prompts, responses, self.max_length))
         return scores[[row[text] for text in chosen]], scores[[row[text] for text in rejected]]
 
     def step(self) -> Metrics:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppo_lib.backbone import MAX_LOGITS, Backbone
 from ppo_lib.decoding import Decoder, supports_static_cache
-from ppo_lib.tokens import TokenBatch, decode_responses, encode_prompts
+from ppo_lib.tokens import TokenBatch, decode_responses
 
 _OTHER_DISTRIBUTIONS = (
     *("top_k", "top_p", "min_p", "typical_p"),
@@ -200,6 +200,6 @@ def generate_text(
         ValueError: as :func:`sample` and :func:`ppo_lib.tokens.encode_prompts`.
     """
     generator = torch.Generator(backbone.device).manual_seed(seed)
-    ids = encode_prompts(backbone.tokenizer, prompts)
+    ids = backbone.encode_prompts(prompts)
     sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
     return decode_responses(backbone.tokenizer, sampled.batch)

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from ppo_lib.backbone import Backbone
-from ppo_lib.configuration import check_config, option
+from ppo_lib.configuration import DTYPES, check_config, option
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.masking import masked_mean
-from ppo_lib.tokens import encode_pairs, pair_ids
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
 
 
@@ -24,18 +23,21 @@ from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes
 class SFTConfig:
     """Knobs of supervised fine-tuning."""
 
-    model: str = option("pocket:base", help="the base model: pocket:base, a folder in hub format, or a hub id")
-    data: str = option("pocket", help="demonstrations: pocket, or a JSONL file of {prompt, response}")
+    model: str = option("pocket:base", help="the base model: pocket:base, a folder in hub format, or OWNER/NAME@COMMIT")
+    data: str = option("pocket", help="demonstrations, see ppo_lib.examples: pocket, a JSONL file, a data set")
+    chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
     epochs: int = option(2, minimum=1, help="passes over the demonstrations")
+    max_steps: int | None = option(None, minimum=1, help="stop after so many optimizer steps; null: after the epochs")
     batch: int = option(64, minimum=1, help="demonstrations per optimizer step")
     microbatch: int = option(64, minimum=1, help="demonstrations per forward pass; less memory, same result")
     learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
     max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
     lora_rank: int = option(0, minimum=0, help="rank of an adapter that is merged at the end; 0 trains all weights")
     max_length: int | None = option(None, minimum=2, help="refuse demonstrations of more tokens than this")
+    drop_longer: bool = option(False, help="leave out what is longer than max_length, instead of refusing it")
     seed: int = option(0, minimum=0, help="of the order of the data")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the weights")
+    dtype: str = option("float32", choices=DTYPES, help="of the weights; auto: bfloat16 where the GPU computes in it")
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -68,7 +70,7 @@ class SFTTrainer:
         self.order = Order(len(self.demonstrations), config.seed)
         self.max_length = config.max_length or backbone.context_length
         prompts, responses = zip(*self.demonstrations, strict=True)  # refuse what does not fit now, not in an hour
-        pair_ids(backbone.tokenizer, prompts, responses, backbone.eos_token_ids[0], self.max_length)
+        backbone.pair_ids(prompts, responses, self.max_length)
         if config.lora_rank:
             backbone.add_adapter("policy", config.lora_rank, seed=config.seed)
             parameters = backbone.adapter_parameters("policy")
@@ -78,7 +80,8 @@ class SFTTrainer:
                 parameter.requires_grad_(True)
         self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, processes)
         self.iteration = 0
-        self.iterations = config.epochs * max(1, len(self.demonstrations) // config.batch)
+        steps = config.epochs * max(1, len(self.demonstrations) // config.batch)
+        self.iterations = min(steps, config.max_steps or steps)
 
     def loss(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[Tensor, int]:
         """Cross-entropy of the responses in nats per token, and the number of tokens it is a mean over.
@@ -86,14 +89,7 @@ class SFTTrainer:
         Equal to :func:`ppo_lib.losses.sft_loss` on the logits of the whole sequence, without holding them.
         """
         backbone = self.backbone
-        batch = encode_pairs(
-            backbone.tokenizer,
-            prompts,
-            responses,
-            backbone.eos_token_ids[0],
-            backbone.pad_token_id,
-            self.max_length,
-        ).to(backbone.device)
+        batch = backbone.encode_pairs(prompts, responses, self.max_length)
         hidden = backbone.hidden_states(batch, "policy" if self.config.lora_rank else None)
         states = hidden[:, batch.prompt_width - 1 : -1]  # the state before each response token
         logprobs, _ = backbone.token_logprobs(states, batch.responses, batch.mask)

@@ -1,12 +1,10 @@
 """From a configuration to a trainer that is ready to run: models, data and reward put together."""
 
-import importlib
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +13,7 @@ from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import ConfigError
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.examples import load_demonstrations, load_pairs, load_prompts
+from ppo_lib.judges import load_judge
 from ppo_lib.loading import base_name, load_shape, read_json, resolve
 from ppo_lib.memory import MemoryPlan, plan_memory
 from ppo_lib.models import ActorCritic, RewardModel
@@ -25,6 +24,8 @@ from ppo_lib.rollout import generate_text
 from ppo_lib.sft import SFTConfig, SFTTrainer
 from ppo_lib.tokens import encode_prompts
 
+T = TypeVar("T")
+Texts = TypeVar("Texts", tuple[str, str], tuple[str, str, str])
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
 CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the spread
 
@@ -47,21 +48,78 @@ def build(
     torch.manual_seed(config.seed)
     model = str(sft or config.model)
     backbone = Backbone.from_pretrained(
-        model, device=processes.device or pick_device(config.device), dtype=config.dtype
+        model, processes.device or pick_device(config.device), pick_dtype(config), config.chat_template
     )
     if stage == "sft":
-        return SFTTrainer(config, backbone, load_demonstrations(config.data), processes)
+        demonstrations = short_enough(load_demonstrations(config.data), config, backbone, processes)
+        return SFTTrainer(config, backbone, demonstrations, processes)
     if stage == "reward":
         reward_model = RewardModel(backbone, config.lora_rank, seed=config.seed)
-        return CalibratedRewardTrainer(config, reward_model, load_pairs(config.data), processes)
+        pairs = short_enough(load_pairs(config.data), config, backbone, processes)
+        return CalibratedRewardTrainer(config, reward_model, pairs, processes)
     if backbone.context_length is not None and config.max_new_tokens >= backbone.context_length:
         raise ConfigError(
             f"max_new_tokens is {config.max_new_tokens}, but the model's context is {backbone.context_length} tokens, "
             "prompt included; lower it"
         )
-    judge = load_reward(config, backbone, reward)
-    policy = ActorCritic(backbone, config.lora_rank, config.seed, config.finetune, config.critic)
-    return PPOTrainer(config, policy, load_prompts(config.prompts), judge, gold_of(config), processes)
+    return ppo_trainer(config, backbone, load_prompts(config.prompts), reward, processes=processes)
+
+
+def ppo_trainer(
+    config: PPOConfig,
+    backbone: Backbone,
+    prompts: Sequence[str],
+    reward: Path | None = None,
+    policy: ActorCritic | None = None,
+    processes: Processes = ALONE,
+) -> PPOTrainer:
+    """PPO's trainer with its judges.
+
+    Args:
+        config: the knobs.
+        backbone: the SFT model.
+        prompts: texts to practise on, or to measure on.
+        reward: folder of a reward model trained on ``backbone``, instead of ``config.reward_model``.
+        policy: a trained one; a fresh one if not given.
+        processes: who shares the work.
+
+    Raises:
+        ValueError: a judge that cannot be loaded, or prompts of which none is short enough.
+    """
+    judge = load_judge(config.reward_model, config, backbone, reward)
+    second: Any = config.second_judge and load_judge(config.second_judge, config, backbone, key="second_judge")
+    second = second.scores if isinstance(second, RewardModel) else second
+    policy = policy or ActorCritic(backbone, config.lora_rank, config.seed, config.finetune, config.critic)
+    asked = [prompt + config.prompt_suffix for prompt in prompts]
+    if config.max_prompt_tokens is not None:
+        lengths = map(len, backbone.encode_prompts(asked))
+        asked = keep(asked, lengths, config.max_prompt_tokens, "max_prompt_tokens", processes)
+    return PPOTrainer(config, policy, asked, judge, gold_of(config), second, processes)
+
+
+def short_enough(rows: Sequence[Texts], config: Any, backbone: Backbone, processes: Processes) -> list[Texts]:
+    """Of demonstrations or pairs, those that fit; all of them where the configuration wants the others refused."""
+    limit = config.max_length or backbone.context_length
+    if not config.drop_longer or limit is None:
+        return list(rows)
+    prompts = backbone.encode_prompts([row[0] for row in rows])
+    answers = [backbone.tokenizer(list(row[1:]), add_special_tokens=False)["input_ids"] for row in rows]
+    lengths = (len(p) + max(map(len, texts)) + 1 for p, texts in zip(prompts, answers, strict=True))  # 1 for the EOS
+    return keep(rows, lengths, limit, "max_length", processes)
+
+
+def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, processes: Processes) -> list[T]:
+    """The rows of at most ``limit`` tokens; says how many were left out.
+
+    Raises:
+        ConfigError: none is short enough.
+    """
+    kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
+    if not kept:
+        raise ConfigError(f"{key} is {limit}, but none of the {len(rows)} texts has so few tokens; raise it")
+    if len(kept) < len(rows):
+        processes.say(f"{key} is {limit}: {len(rows) - len(kept)} of {len(rows)} texts are longer, and are left out")
+    return kept
 
 
 def memory_plan(
@@ -78,17 +136,20 @@ def memory_plan(
     """
     model = str(sft or config.model)
     shape, tokenizer = load_shape(model)
-    longest = max(map(len, encode_prompts(tokenizer, load_prompts(config.prompts))))
+    prompts = [prompt + config.prompt_suffix for prompt in load_prompts(config.prompts)]
+    longest = max(map(len, encode_prompts(tokenizer, prompts, chat=config.chat_template)))
+    longest = min(longest, config.max_prompt_tokens or longest)
     rank, others = 0, []
     folder = resolve("pocket:reward") if config.reward_model == "pocket" else Path(config.reward_model)
     folder = Path(reward or folder)
     if (folder / "adapter_config.json").is_file():
         adapter = read_json(folder / "adapter_config.json", "a PEFT adapter folder")
-        if reward is not None or adapter["base_model_name_or_path"] == model:
+        if reward is not None or base_name(folder) == model:
             rank = adapter["r"]
         else:
-            others = [load_shape(adapter["base_model_name_or_path"])[0]]
-    return plan_memory(shape, config, longest, rank, others, processes)
+            others = [load_shape(base_name(folder))[0]]
+    known = replace(config, dtype=pick_dtype(config))
+    return plan_memory(shape, known, longest, rank, others, processes)
 
 
 class CalibratedRewardTrainer(RewardTrainer):
@@ -102,7 +163,7 @@ class CalibratedRewardTrainer(RewardTrainer):
         longest = max(len(ids) for ids in backbone.tokenizer([chosen for _, chosen, _ in self.pairs])["input_ids"])
         context = backbone.context_length
         if context is not None:
-            longest = min(longest, context - max(map(len, backbone.tokenizer(prompts)["input_ids"])))
+            longest = min(longest, context - max(map(len, backbone.encode_prompts(prompts))))
         answers = generate_text(backbone, prompts, longest, 1.0, seed=self.config.seed)
         self.model.calibrate(prompts, answers)
         super().save(folder)
@@ -126,47 +187,16 @@ def pick_device(name: str) -> str:
     return name
 
 
-def load_reward(config: PPOConfig, backbone: Backbone, folder: Path | None = None) -> RewardModel | RewardFunction:
-    """The judge of PPO: a reward model, on the policy's own backbone where it was trained on that, or a function.
+def pick_dtype(config: Any) -> str:
+    """``auto`` is bfloat16 on a GPU that computes in it, else float32.
 
-    Args:
-        config: its ``reward_model`` is ``pocket``, a folder, or ``package.module:function``.
-        backbone: the policy's.
-        folder: a reward model known to be trained on ``backbone``; goes before the configuration.
-
-    Raises:
-        ValueError: none of these, or one that cannot be loaded.
+    A T4 has no bfloat16. Its float16 would be faster than float32, but small gradients would vanish in it: that needs
+    loss scaling, which is not done here.
     """
-    if folder is not None:
-        return RewardModel.from_pretrained(folder, backbone)
-    name = config.reward_model
-    if name != "pocket" and not Path(name).is_dir():
-        if ":" in name:
-            return import_function(name)
-        raise ConfigError(f"reward_model is {name!r}, but must be 'pocket', a folder, or 'package.module:function'")
-    base = base_name(resolve("pocket:reward") if name == "pocket" else name)
-    shared = backbone
-    if base != backbone.name:
-        shared = Backbone.from_pretrained(base, device=str(backbone.device), dtype=config.dtype)
-    return RewardModel.from_pretrained(name, shared)
-
-
-def import_function(name: str) -> Callable[[list[str], list[str]], list[float]]:
-    """The function ``package.module:function``, also of a module in the current folder.
-
-    Raises:
-        ConfigError: it cannot be imported, or is not a function.
-    """
-    module, _, attribute = name.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"reward_model is {name!r}, which cannot be imported: {error}") from error
-    if not callable(function):
-        raise ConfigError(f"reward_model is {name!r}, which is not a function of (prompts, responses)")
-    return function
+    if config.dtype != "auto":
+        return str(config.dtype)
+    on_gpu = pick_device(config.device).startswith("cuda")
+    return "bfloat16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
 def gold_of(config: PPOConfig) -> RewardFunction | None:

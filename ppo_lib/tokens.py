@@ -95,8 +95,23 @@ class TokenBatch:
         )
 
 
+def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """The prompt as a chat model was trained to read it: a user's message, and the head of the answer.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the tokenizer has no chat template, so chat_template: true cannot work; set chat_template: false, or take "
+            "the model's -Instruct version"
+        )
+    message = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int | None = None, chat: bool = False
 ) -> list[list[int]]:
     """Token ids of each prompt, as a response would follow it (an EOS that the tokenizer appends is taken off).
 
@@ -104,15 +119,17 @@ def encode_prompts(
         tokenizer: a Hugging Face tokenizer.
         prompts: texts.
         max_length: refuse prompts of more tokens than this.
+        chat: put each prompt into the tokenizer's chat template, which brings its own special tokens.
 
     Raises:
         ValueError: no prompt, an empty one, or one that is too long, with its number and beginning.
     """
     if not prompts:
         raise ValueError("prompts is empty; give at least one text")
-    rows = [list(ids) for ids in tokenizer(list(prompts), add_special_tokens=True)["input_ids"]]
+    texts = [in_chat_form(tokenizer, prompt) for prompt in prompts] if chat else list(prompts)
+    rows = [list(ids) for ids in tokenizer(texts, add_special_tokens=not chat)["input_ids"]]
     for i, (ids, text) in enumerate(zip(rows, prompts, strict=True)):
-        if tokenizer.eos_token_id is not None and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        if not chat and tokenizer.eos_token_id is not None and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids.pop()
         if not ids:
             raise ValueError(f"prompt {i} ({text[:40]!r}) has no token; a response needs something to answer")
@@ -150,6 +167,7 @@ def pair_ids(
     responses: Sequence[str],
     eos_token_id: int,
     max_length: int | None = None,
+    chat: bool = False,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of prompts and of finished responses, which end with the EOS.
 
@@ -158,7 +176,7 @@ def pair_ids(
     """
     if len(prompts) != len(responses):
         raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; give the same number")
-    prompt_ids = encode_prompts(tokenizer, prompts)
+    prompt_ids = encode_prompts(tokenizer, prompts, chat=chat)
     response_ids = [[*ids, eos_token_id] for ids in tokenizer(list(responses), add_special_tokens=False)["input_ids"]]
     for i, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
         if max_length is not None and len(prompt) + len(response) > max_length:
@@ -176,6 +194,7 @@ def encode_pairs(
     eos_token_id: int,
     pad_token_id: int,
     max_length: int | None = None,
+    chat: bool = False,
 ) -> TokenBatch:
     """A batch of finished prompt-response pairs: each response ends with the EOS.
 
@@ -186,11 +205,12 @@ def encode_pairs(
         eos_token_id: the id that ends a response.
         pad_token_id: any id; what stands in the padding is never read.
         max_length: refuse pairs of more tokens than this.
+        chat: put each prompt into the tokenizer's chat template.
 
     Raises:
         ValueError: as :func:`pair_ids`.
     """
-    return pad_pairs(*pair_ids(tokenizer, prompts, responses, eos_token_id, max_length), pad_token_id)
+    return pad_pairs(*pair_ids(tokenizer, prompts, responses, eos_token_id, max_length, chat), pad_token_id)
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:

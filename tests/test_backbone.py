@@ -5,15 +5,22 @@ import shutil
 import warnings
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
-from peft import PeftModel
+from huggingface_hub import errors
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, EOS, PAD, VOCAB_SIZE, byte_tokenizer, randomise, save_tiny
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, CohereConfig, T5Config, T5ForConditionalGeneration
 
 from ppo_lib import backbone as backbone_module
+from ppo_lib import loading
 from ppo_lib.backbone import Backbone
+from ppo_lib.models import ActorCritic, RewardModel
+from ppo_lib.ppo import PPOConfig, PPOTrainer
+from ppo_lib.reward_training import RewardConfig, RewardTrainer
+from ppo_lib.sft import SFTConfig, SFTTrainer
 from ppo_lib.tokens import pad_pairs
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
@@ -272,6 +279,111 @@ def test_what_cannot_be_loaded_is_refused_with_its_name(tiny_folder, tmp_path, m
             Backbone.from_pretrained(name)
     with pytest.raises(ValueError, match="dtype is 'int8', but must be one of float32"):
         Backbone.from_pretrained(tiny_folder(), dtype="int8")
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+def test_a_model_of_the_hub_without_a_network_is_refused_naming_what_works_offline():
+    # The tests run with HF_HUB_OFFLINE=1: this is the hub client's own refusal, passed on by transformers.
+    with pytest.raises(ValueError, match=r"owner/model@\w+' cannot be loaded: the hub cannot be reached") as error:
+        Backbone.from_pretrained(f"owner/model@{COMMIT}")
+    assert "--recipe pocket" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (errors.RevisionNotFoundError, "that commit is not there"),
+        (errors.RepositoryNotFoundError, "no such repository"),
+    ],
+)
+def test_a_commit_or_repository_that_is_gone_is_refused(monkeypatch, kind, words):
+    def fetch(where, revision, **options):
+        assert (where, revision) == ("owner/model", COMMIT)
+        try:
+            raise kind("404", response=httpx.Response(404, request=httpx.Request("GET", "https://hub.invalid")))
+        except kind as error:
+            raise OSError("owner/model is not a valid model identifier") from error  # as transformers tells it
+
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", fetch)
+    with pytest.raises(ValueError, match=words):
+        Backbone.from_pretrained(f"owner/model@{COMMIT}")
+
+
+@pytest.mark.parametrize("name", ["owner/model", "owner/model@main", f"owner/model@{COMMIT[:12]}"])
+def test_a_model_that_is_neither_here_nor_pinned_is_refused_with_what_to_write(name):
+    with pytest.raises(ValueError, match="no such folder") as error:
+        Backbone.from_pretrained(name)
+    assert "python -m ppo_lib pin owner/model" in str(error.value)
+
+
+def test_an_adapter_of_a_pinned_model_finds_its_base_again_in_peft_and_here(build_tiny, tmp_path):
+    backbone = build_tiny()
+    backbone.name = f"owner/model@{COMMIT}"
+    backbone.add_adapter("policy")
+    backbone.save_adapter("policy", tmp_path)
+    config = PeftConfig.from_pretrained(tmp_path)
+    assert (config.base_model_name_or_path, config.revision) == ("owner/model", COMMIT)
+    assert loading.base_name(tmp_path) == backbone.name
+
+
+# ------------------------------------------------------------------------------------------------------- chat template
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<reply>{% endif %}"
+)
+
+
+@pytest.fixture
+def chat_folder(tiny_folder, tmp_path):
+    """A tiny chat model: a tokenizer with a template, and three ids that end a turn."""
+    folder = copy_of(tiny_folder(eos=[7, EOS, 9]), tmp_path / "chat")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_prompts_are_put_into_the_chat_template_and_answers_are_not(chat_folder):
+    plain = Backbone.from_pretrained(chat_folder)
+    chat = Backbone.from_pretrained(chat_folder, chat_template=True)
+    assert chat.encode_prompts(["hi"]) == plain.encode_prompts(["<user>hi<reply>"])
+    prompts, responses = chat.pair_ids(["hi"], ["yes"])
+    assert prompts == chat.encode_prompts(["hi"])
+    assert responses == [[*chat.tokenizer("yes")["input_ids"], EOS]]
+    batch = chat.encode_pairs(["hi", "hello"], ["yes", "no"])
+    assert batch.prompt_lengths.tolist() == [len(ids) for ids in chat.encode_prompts(["hi", "hello"])]
+    assert chat.eos_token_ids == [EOS, 7, 9]
+
+
+def test_every_stage_reads_prompts_in_the_chat_form(chat_folder):
+    """What is trained, scored and sampled begins with the same tokens; plain prompts would be another world."""
+    backbone, for_reward, for_ppo = (Backbone.from_pretrained(chat_folder, chat_template=True) for _ in range(3))
+    wanted = backbone.encode_prompts(["hi"])[0]
+    seen = []
+    body = type(backbone).hidden_states
+
+    def look(self, batch, adapter=None):
+        seen.append(batch.sequences[0, : batch.prompt_width].tolist())
+        return body(self, batch, adapter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(backbone), "hidden_states", look)
+        SFTTrainer(SFTConfig(lora_rank=2), backbone, [("hi", "yes")]).loss(["hi"], ["yes"])
+        model = RewardModel(for_reward)
+        RewardTrainer(RewardConfig(), model, [("hi", "yes", "no")]).evaluate([("hi", "yes", "no")])
+        model.scores(["hi"], ["yes"])
+        config = PPOConfig(rollout_batch=1, minibatch=1, microbatch=1, epochs=1, max_new_tokens=2)
+        PPOTrainer(config, ActorCritic(for_ppo), ["hi"], lambda prompts, responses: [float(prompts == ["hi"])]).step()
+    assert len(seen) >= 5
+    assert all(ids == wanted for ids in seen)
+
+
+def test_a_chat_template_that_is_missing_is_refused_with_the_remedy(tiny_folder):
+    with pytest.raises(ValueError, match="no chat template") as error:
+        Backbone.from_pretrained(tiny_folder(), chat_template=True)
+    assert "chat_template: false" in str(error.value)
 
 
 def test_a_folder_with_pickled_weights_only_is_refused(tiny_folder, tmp_path):

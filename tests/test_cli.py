@@ -236,7 +236,7 @@ def test_resuming_with_another_setting_is_refused_naming_it(world, tmp_path, cap
     ("arguments", "words"),
     [
         (["train", "sft", "--config", "missing.yaml", "--out", "x"], "cannot read the configuration"),
-        (["train", "sft", "--recipe", "pockett", "--out", "x"], "known recipes: pocket"),
+        (["train", "sft", "--recipe", "pockett", "--out", "x"], "known recipes: gsm8k, pocket, preferences, stories"),
         (["align", "--recipe", "pocket", "--out", "x", "--set", "sft=3"], "section sft is 3"),
         (["report", "missing"], "not a folder"),
         (["report", "."], "nothing to report"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ppo_lib.exports.translation import NEVER, Setting, Translation
 
-DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16"}
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16", "auto": "bf16"}
 
 
 def flag(setting: Setting) -> list[str]:
@@ -75,8 +75,18 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
     result.put(
         "prompts",
         {"data.prompt_dataset": config["prompts"], "data.input_key": "prompt"},
-        "rows of {prompt}; apply a chat template with --data.apply_chat_template.",
+        "rows of {prompt}.",
     )
+    if config["chat_template"]:
+        result.put("chat_template", {"data.apply_chat_template": True}, "the tokenizer's own.")
+    else:
+        result.same["chat_template"] = "prompts are taken as they are unless asked otherwise."
+    longest = "leave longer prompts out of the data yourself; --data.max_len bounds prompt and response together."
+    (result.missing if config["max_prompt_tokens"] else result.same)["max_prompt_tokens"] = longest
+    suffix = "write it into the prompts." if config["prompt_suffix"] else "none is set."
+    (result.missing if config["prompt_suffix"] else result.same)["prompt_suffix"] = suffix
+    judge = "a judge that is only measured is not offered." if config["second_judge"] else "none is set."
+    (result.missing if config["second_judge"] else result.same)["second_judge"] = judge
     result.put(
         "lora_rank finetune",
         {"ds.lora.rank": rank, "ds.lora.alpha": 2 * rank or 16},

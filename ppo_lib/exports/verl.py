@@ -81,6 +81,19 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
         {"data.train_files": config["prompts"], "data.val_files": config["prompts"]},
         "Parquet files whose column prompt holds chat messages; convert the JSONL first.",
     )
+    dtype = "bfloat16" if config["dtype"] == "auto" else config["dtype"]  # it runs on GPUs that have it
+    longest = config["max_prompt_tokens"]
+    if longest is None:
+        result.same["max_prompt_tokens"] = "prompts that are too long are an error."
+    else:
+        settings = {"data.max_prompt_length": longest, "data.filter_overlong_prompts": True}
+        result.put("max_prompt_tokens", settings, "longer prompts are left out, as here.")
+    template = "its prompts are chat messages, and the tokenizer's template is always applied."
+    (result.same if config["chat_template"] else result.missing)["chat_template"] = template
+    suffix = "write it into the prompts." if config["prompt_suffix"] else "none is set."
+    (result.missing if config["prompt_suffix"] else result.same)["prompt_suffix"] = suffix
+    judge = "a judge that is only measured is not offered." if config["second_judge"] else "none is set."
+    (result.missing if config["second_judge"] else result.same)["second_judge"] = judge
     result.put(
         "lora_rank finetune",
         {
@@ -95,9 +108,9 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
     result.put(
         "dtype",
         {
-            "actor_rollout_ref.rollout.dtype": config["dtype"],
-            "actor_rollout_ref.actor.fsdp_config.dtype": config["dtype"],
-            "critic.fsdp.dtype": config["dtype"],
+            "actor_rollout_ref.rollout.dtype": dtype,
+            "actor_rollout_ref.actor.fsdp_config.dtype": dtype,
+            "critic.fsdp.dtype": dtype,
         },
         "of sampling and of the forward passes; the trained weights are kept in float32.",
     )

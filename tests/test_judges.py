@@ -1,0 +1,88 @@
+"""Judges by their name: which there are, and that a published reward model is read as its authors meant it."""
+
+import shutil
+
+import pytest
+import torch
+from tiny import EOS, PAD, VOCAB_SIZE, byte_tokenizer
+from transformers import AutoModelForSequenceClassification, LlamaConfig
+
+from ppo_lib.judges import PublishedRewardModel, load_judge
+from ppo_lib.ppo import PPOConfig
+from ppo_lib.verifiable import ExactAnswer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A tiny random reward model in the form in which people publish them."""
+    return save_classifier(tmp_path / "judge", labels=1)
+
+
+def save_classifier(folder, labels, template="{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"):
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_labels=labels, eos_token_id=EOS, pad_token_id=PAD, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_published_reward_model_scores_the_conversation_whatever_else_is_in_the_batch(published):
+    judge = PublishedRewardModel(str(published), CPU, microbatch=2)
+    prompts, responses = ["hi", "how are you?", "hi"], ["yes", "fine, thank you very much", "no"]
+    together = judge(prompts, responses)
+    model = AutoModelForSequenceClassification.from_pretrained(published).eval()
+    for prompt, response, score in zip(prompts, responses, together, strict=True):
+        ids = byte_tokenizer()(f"<user>{prompt}<assistant>{response}", return_tensors="pt").input_ids
+        with torch.no_grad():
+            assert score == pytest.approx(float(model(ids).logits[0, 0]), abs=1e-5)
+    assert len(set(together)) == 3
+
+
+def test_it_serves_as_reward_and_as_second_judge(published, build_tiny):
+    judge = load_judge(str(published), PPOConfig(), build_tiny())
+    assert isinstance(judge, PublishedRewardModel)
+
+
+@pytest.mark.parametrize(
+    ("labels", "template", "words"), [(3, "{{ messages }}", "one output"), (1, None, "no chat template")]
+)
+def test_what_is_no_reward_model_is_refused(tmp_path, labels, template, words):
+    folder = save_classifier(tmp_path / "judge", labels, template)
+    with pytest.raises(ValueError, match=words):
+        PublishedRewardModel(str(folder), CPU)
+
+
+def test_a_language_model_is_no_reward_model(tiny_folder):
+    with pytest.raises(ValueError, match="is no reward model"):  # its head would be random numbers
+        PublishedRewardModel(str(tiny_folder()), CPU)
+
+
+def test_a_damaged_one_is_refused(published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "copy")
+    (folder / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"judge .* cannot be loaded"):
+        PublishedRewardModel(str(folder), CPU)
+
+
+def test_the_verifiable_rewards_read_the_answers_beside_the_prompts(tmp_path, build_tiny):
+    file = tmp_path / "problems.jsonl"
+    file.write_text('{"question": "2 + 2?", "answer": "#### 4"}\n')
+    config = PPOConfig(prompts=str(file), prompt_suffix=" Think.")
+    strict, lenient = (load_judge(name, config, build_tiny()) for name in ("exact_answer", "last_number"))
+    assert isinstance(strict, ExactAnswer)
+    asked = ["2 + 2? Think."] * 2
+    assert strict(asked, ["#### 4", "4"]) == [1, 0]
+    assert lenient(asked, ["#### 4", "4"]) == [1, 1]
+
+
+def test_an_unknown_name_is_refused_naming_the_key_and_what_it_may_be(build_tiny):
+    with pytest.raises(ValueError, match="second_judge is 'nobody', but must be 'pocket', a folder") as error:
+        load_judge("nobody", PPOConfig(), build_tiny(), key="second_judge")
+    assert "OWNER/NAME@COMMIT" in str(error.value)
