@@ -10,6 +10,7 @@ from ppo_lib import stages
 from ppo_lib.__main__ import main
 from ppo_lib.backbone import MAX_LOGITS, Backbone
 from ppo_lib.configuration import ConfigError
+from ppo_lib.judges import load_judge
 from ppo_lib.memory import MemoryPlan, free_memory, plan_memory
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo import PPOConfig, PPOTrainer
@@ -147,7 +148,7 @@ def test_the_pocket_plan_counts_its_reward_model(tmp_path):
     config = PPOConfig()
     plan = stages.memory_plan(config)
     policy_alone = plan.adapters - stages.memory_plan(PPOConfig(reward_model="ppo_lib.pocket:gold_scores")).adapters
-    reward = stages.load_reward(config, Backbone.from_pretrained("pocket:sft"))
+    reward = load_judge(config.reward_model, config, Backbone.from_pretrained("pocket:sft"))
     assert policy_alone == held(reward.parameters_to_train())
 
 
