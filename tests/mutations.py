@@ -120,7 +120,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "cut-off responses scored with an EOS": ("if finished is not None:", "if False:"),
     },
     ("judging.py", "test_ppo.py", "told_which or same_scores"): {
-        "judge: cut-off responses taken for finished": ("else finished.tolist()", "else None"),
+        "judge: cut-off responses taken for finished": ("processes.share(finished.tolist())", "None"),
     },
     ("backbone.py", "test_models.py", "company and llama"): {
         "attention mask dropped": (
