@@ -165,8 +165,8 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     ("reward_training.py", "test_reward_training.py", ""): {
         "reward training: mean of sums": ("(loss / len(rows)).backward()", "loss.backward()"),
         "reward training: sides": (
-            "return scores[: len(pairs)], scores[len(pairs) :]",
-            "return scores[len(pairs) :], scores[: len(pairs)]",
+            "return scores[[row[text] for text in chosen]], scores[[row[text] for text in rejected]]",
+            "return scores[[row[text] for text in rejected]], scores[[row[text] for text in chosen]]",
         ),
     },
     ("ppo.py", "test_ppo.py", "rollout or stored or rewards or gae or written or microbatches or whitening"): {
