@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppo_lib.configuration import check_config, option
+from ppo_lib.configuration import DTYPES, check_config, option
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.masking import check_mask, fill_padding
 from ppo_lib.models import ActorCritic
@@ -98,7 +98,7 @@ class DPOConfig:
     max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
     seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
+    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
 
     def __post_init__(self) -> None:
         check_config(self)

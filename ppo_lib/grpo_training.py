@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppo_lib.configuration import ConfigError, check_config, option
+from ppo_lib.configuration import DTYPES, ConfigError, check_config, option
 from ppo_lib.grpo import AVERAGES, SCALES, group_advantages, grpo_loss, token_weights
 from ppo_lib.losses import PolicyLoss
 from ppo_lib.models import ActorCritic, RewardModel
@@ -44,7 +44,7 @@ class GRPOConfig:
     lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
     seed: int = option(0, minimum=0, help="of adapter, prompts and sampling")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=("float32", "bfloat16", "float16"), help="precision of the backbone")
+    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
 
     def __post_init__(self) -> None:
         check_config(self)
