@@ -28,7 +28,9 @@ ALL = (
     score_gap,
     baseline,
     policy_distance,
+    scrubber,
     beta_tokens,
+    beta_runs,
     gae,
     gae_bias_variance,
     clip,
@@ -46,7 +48,5 @@ __all__ = [
     "Panel",
     "Parameter",
     "Strip",
-    "beta_runs",
-    "scrubber",
     *sorted(function.__name__ for function in ALL),
 ]

@@ -9,16 +9,16 @@ from ppo_lib.recordings import RecordedRun, load_recorded
 
 # What colours the tokens: column of the recording, and the value of the full tint.
 QUANTITIES = {
-    "advantage Â (whitened)": ("advantage", 2.0),
     "log π_θ − log π_ref (nats)": ("kl", 2.0),
+    "advantage Â": ("advantage", 2.0),
     "value V (reward)": ("value", 2.0),
 }
 CAPTION = "The answer token by token, with the quantity chosen above: blue is positive, orange negative."
 RUNS = {
     "β = 0, no rubber band": "pocket/beta_0.0/seed_0",
-    "β = 0.02": "pocket/beta_0.02/seed_0",
-    "β = 0.1": "pocket/beta_0.1/seed_0",
+    "β = 0.05, the recipe": "pocket/beta_0.05/seed_0",
     "β = 0.5": "pocket/beta_0.5/seed_0",
+    "no baseline": "pocket/no_baseline/seed_0",
     "all brakes off": "pocket/all_off/seed_0",
 }
 FIGURES = (("score_mean", "proxy score", 0), ("gold_mean", "gold score", 0), ("kl_k1", "KL to the reference", 1))
@@ -30,9 +30,14 @@ def recording(run: str) -> RecordedRun:
     return load_recorded(RUNS[run])
 
 
+def answers(run: str) -> list[dict[str, Any]]:
+    """The recorded answers that have their tokens, at every step that was looked at."""
+    return [row for row in recording(run).samples if "tokens" in row]
+
+
 def answer_at(run: str, prompt: str, step: float) -> dict[str, Any]:
     """The recorded answer to ``prompt`` at the recorded step nearest to ``step``."""
-    rows = [row for row in recording(run).samples if row["prompt"] == prompt and "tokens" in row]
+    rows = [row for row in answers(run) if row["prompt"] == prompt]
     return min(rows, key=lambda row: abs(row["iteration"] - step))
 
 
@@ -68,7 +73,7 @@ def scrubber(
     quantities: Sequence[str] = tuple(QUANTITIES),
     name: str = "scrubber",
 ) -> Explorer:
-    """Step through a recorded run, or several.
+    """Step through a recorded run, or through several as far as all of them went.
 
     Args:
         run: one of ``RUNS``, or several to choose from.
@@ -83,9 +88,8 @@ def scrubber(
     unknown = [one for one in runs if one not in RUNS] + [one for one in quantities if one not in QUANTITIES]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is unknown; runs are {list(RUNS)}, quantities {list(QUANTITIES)}")
-    rows = [row for row in recording(runs[0]).samples if "tokens" in row]
-    prompts = (prompt,) if prompt else tuple(dict.fromkeys(row["prompt"] for row in rows))
-    steps = tuple(sorted({int(row["iteration"]) for row in rows}))
+    prompts = (prompt,) if prompt else tuple(dict.fromkeys(row["prompt"] for row in answers(runs[0])))
+    steps = tuple(sorted(set.intersection(*({int(row["iteration"]) for row in answers(one)} for one in runs))))
     return Explorer(
         name=name,
         title="What did the policy answer at each step, and where did the credit go?",

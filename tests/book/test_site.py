@@ -1,5 +1,6 @@
 """The built pages are there, show what was executed, lead somewhere, and ask no other host for anything."""
 
+import gzip
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_every_page_of_the_table_of_contents_is_built(html, pages):
 def test_no_page_fetches_anything_from_another_host(pages):
     outside = {path.name: [a for a in page.fetched if is_outside(a)] for path, page in pages.items()}
     assert {name: found for name, found in outside.items() if found} == {}
+
+
+def test_no_page_weighs_more_than_two_megabytes_with_all_that_it_fetches(html, pages):
+    """Packed as a server sends it. An explorer's script fetches Plotly, a formula's MathJax: both count where they come."""
+
+    def packed(path: Path) -> int:
+        return len(gzip.compress(path.read_bytes())) if path.is_file() else 0
+
+    plotly = packed(ROOT / "book" / "web" / "vendor" / "plotly" / "plotly-basic.min.js")
+    assert plotly > 100_000
+    for path, page in pages.items():
+        fetched = {(path.parent / unquote(urldefrag(one)[0].split("?")[0])).resolve() for one in page.fetched}
+        weight = packed(path) + sum(map(packed, fetched)) + plotly * ('<section class="explorer"' in page.text)
+        assert weight < 2_000_000, f"{path.name}: {weight:,} bytes"
 
 
 def test_our_styles_and_scripts_name_no_other_host():
