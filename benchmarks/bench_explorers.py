@@ -3,8 +3,8 @@
     python benchmarks/bench_explorers.py                       # or: make bench; needs Chromium
     python benchmarks/bench_explorers.py --pages _build/html   # the sizes of built pages, too
 
-A step moves one slider by one, as an arrow key does. Three times, medians over the steps: CPU milliseconds of the page's
-main thread (scripts, style, layout, paint), wall milliseconds until the script is done, and until the browser has
+A step moves one slider by one, as an arrow key does. Three times: mean CPU milliseconds of the page's main thread
+(scripts, style, layout, paint), and medians of the wall milliseconds until the script is done and until the browser has
 painted. The last two grow with whatever else the machine does; a frame at 60 Hz is 16.7 ms.
 """
 

@@ -83,7 +83,7 @@ def test_no_page_fetches_anything_from_another_host(pages):
 
 
 def test_no_page_weighs_more_than_two_megabytes_with_all_that_it_fetches(html, pages):
-    """Packed as a server sends it. An explorer's script fetches Plotly, a formula's MathJax: both count where they come."""
+    """Packed as a server sends it; with Plotly, which an explorer's script fetches, where there is an explorer."""
 
     def packed(path: Path) -> int:
         return len(gzip.compress(path.read_bytes())) if path.is_file() else 0
