@@ -110,6 +110,6 @@ def clip_batch() -> Explorer:
         function=frame,
         panels=(
             Panel("Ratios of the tokens.", "ratio ρ", "tokens", (0.35, 1.65), (0, 1.05 * highest()), stacked=True),
-            Panel("Clip fraction against the width.", "ε", "clip fraction (%)", (-0.01, 0.52), (-0.5, 15)),
+            Panel("Clip fraction against the width.", "ε", "clip fraction (%)", (-0.01, 0.52), (-0.5, 18)),
         ),
     )
