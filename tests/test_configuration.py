@@ -159,7 +159,7 @@ def test_a_setting_that_is_not_key_value_is_refused(setting):
 
 def test_the_pocket_recipe_has_the_three_sections_and_an_unknown_recipe_is_refused():
     assert set(load_recipe("pocket")) == {"sft", "reward", "ppo"}
-    with pytest.raises(ConfigError, match="known recipes: .*pocket"):
+    with pytest.raises(ConfigError, match=r"known recipes: .*pocket"):
         load_recipe("pockets")
     with pytest.raises(ConfigError, match="known recipes"):
         load_recipe("../configuration")
