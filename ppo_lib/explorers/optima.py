@@ -6,7 +6,7 @@ from torch import Tensor
 from ppo_lib.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
 from ppo_lib.kl import kl_exact
 
-ANSWERS = ("plain", "wrong", "long", "polite", "glorious")
+ANSWERS = ("plain", "false", "long", "kind", "grand")
 REFERENCE = (0.45, 0.25, 0.15, 0.14, 0.01)
 REWARDS = (0.6, -1.0, 0.4, 1.0, 2.0)
 PATH = tuple(float(f"{10 ** (-1.3 + 0.07 * i):.3g}") for i in range(34))
