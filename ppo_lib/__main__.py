@@ -81,6 +81,11 @@ def make_parser() -> Parser:
     sample.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token")
     sample.add_argument("--seed", type=int, default=0, help="of the sampling")
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    sample.add_argument(
+        "--chat-template",
+        action=argparse.BooleanOptionalAction,
+        help="put prompts into the tokenizer's chat template (default: as the run that made the model did)",
+    )
     sample.set_defaults(run=run_sample)
     report = commands.add_parser("report", help="curves and samples of a run as one HTML file")
     report.add_argument("folder", type=Path, metavar="DIR")

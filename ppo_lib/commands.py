@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import (
     ConfigError,
     apply_overrides,
@@ -29,12 +28,11 @@ from ppo_lib.evaluation import (
 from ppo_lib.examples import load_pairs, load_prompts
 from ppo_lib.exports import TARGETS, as_script
 from ppo_lib.hub import current_commit
-from ppo_lib.loading import base_name
 from ppo_lib.memory import free_memory
-from ppo_lib.models import ActorCritic
 from ppo_lib.records import RunFolder, drive
 from ppo_lib.report import write_report
 from ppo_lib.rollout import generate_text
+from ppo_lib.speaking import load_speaker
 from ppo_lib.stages import CONFIGS, build, describe_batches, memory_plan, pick_device
 from ppo_lib.trackers import check_tracker, tracker
 
@@ -203,34 +201,12 @@ def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], Ev
 
 def run_sample(options: argparse.Namespace) -> None:
     """``sample``: print each answer, after its prompt where there are several."""
-    backbone, adapter = load_speaker(options.model, pick_device(options.device))
+    backbone, adapter = load_speaker(options.model, pick_device(options.device), options.chat_template)
     answers = generate_text(
         backbone, options.prompt, options.max_new_tokens, options.temperature, adapter, options.seed
     )
     for prompt, answer in zip(options.prompt, answers, strict=True):
         print(f"{prompt} -> {answer}" if len(answers) > 1 else answer)
-
-
-def load_speaker(name: str, device: str) -> tuple[Backbone, str | None]:
-    """The model in a folder and the adapter that it speaks with: a trained policy, or a plain model.
-
-    Raises:
-        ValueError: a reward model, an unfinished run, or no model.
-    """
-    folder = Path(name)
-    inside = [path for path in (folder / "ppo" / "model", folder / "model") if path.is_dir()]
-    if not inside and (folder / "config.yaml").exists():
-        raise ConfigError(f"{name!r} is a run that has not finished; go on with --resume, then sample")
-    folder = inside[0] if inside else folder
-    if (folder / "reward_head.safetensors").exists():
-        raise ConfigError(f"{name!r} holds a reward model, which scores texts and writes none; give a policy")
-    if not (folder / "adapter_config.json").exists():
-        return Backbone.from_pretrained(folder if inside else name, device=device), None
-    base = base_name(folder)
-    beside = folder.parent.parent / "sft" / "model"  # of align, wherever its folder was moved to
-    if not base.startswith("pocket:") and not Path(base).exists() and beside.is_dir():
-        base = str(beside)
-    return ActorCritic.from_pretrained(folder, Backbone.from_pretrained(base, device=device)).backbone, "policy"
 
 
 def run_report(options: argparse.Namespace) -> None:

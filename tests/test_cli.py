@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ppo_lib import stages
 from ppo_lib.__main__ import main
+from ppo_lib.speaking import load_speaker
 
 CLOCKS = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
 
@@ -466,6 +468,31 @@ def test_sample_speaks_with_runs_models_and_policies(world, aligned, tmp_path, m
 )
 def test_sample_refuses_what_cannot_be_sampled(world, capsys, arguments, words):
     assert words in refused(capsys, main(["sample", "--model", world["model"], *arguments]))
+
+
+def test_sample_asks_in_the_chat_template_that_the_run_was_trained_with(world, tmp_path):
+    folder = tmp_path / "chat"
+    shutil.copytree(world["model"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}ab{% endfor %}"
+    tokenizer.save_pretrained(str(folder))
+    out = tmp_path / "run"
+    assert train(world, "sft", out, "--set", f"model={folder}", "--set", "chat_template=true") == 0
+
+    def asked(model, chat=None):
+        backbone, _ = load_speaker(str(model), "cpu", chat)
+        return backbone.encode_prompts(["a"])[0]
+
+    plain, in_template = asked(folder), asked(folder, chat=True)
+    assert len(in_template) > len(plain)
+    for model in (out, out / "model"):
+        assert asked(model) == in_template
+        assert asked(model, chat=False) == plain
+
+
+def test_sample_refuses_a_chat_template_that_is_not_there(world, capsys):
+    arguments = ["sample", "--model", world["model"], "--prompt", "a", "--chat-template"]
+    assert "no chat template" in refused(capsys, main(arguments))
 
 
 def test_sample_refuses_a_reward_model_and_an_unfinished_run(aligned, tmp_path, capsys):
