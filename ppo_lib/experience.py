@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -42,6 +43,18 @@ class Experience:
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
+
+    def select(self, rows: Tensor) -> "Experience":
+        """The responses ``rows``, with the columns that are padding in all of them cut off."""
+        batch = self.batch.select(rows)
+        width = batch.responses.shape[1]
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, list):
+                return [value[row] for row in rows.tolist()]
+            return value[rows] if value.dim() == 1 else value[rows, :width]
+
+        return Experience(batch, **{name: cut(value) for name, value in vars(self).items() if name != "batch"})
 
 
 def describe(experience: Experience, seen: Mapping[str, Tensor]) -> Metrics:

@@ -144,16 +144,16 @@ class GRPOTrainer:
 
     def loss(self, experience: Experience, advantages: Tensor, rows: Tensor, weights: Tensor) -> PolicyLoss:
         """The loss of some responses, whose token weights are given."""
-        config, batch = self.config, experience.batch.select(rows)
-        width = batch.responses.shape[1]
-        new = self.policy.evaluate(batch, config.temperature)
+        config, old = self.config, experience.select(rows)
+        mask = old.batch.mask
+        new = self.policy.evaluate(old.batch, config.temperature)
         return grpo_loss(
             new.logprobs,
-            experience.logprobs[rows, :width],
-            experience.ref_logprobs[rows, :width],
+            old.logprobs,
+            old.ref_logprobs,
             advantages[rows].to(new.logprobs.dtype),
-            batch.mask,
-            weights[:, :width].to(new.logprobs.dtype),
+            mask,
+            weights[:, : mask.shape[1]].to(new.logprobs.dtype),
             config.epsilon,
             config.beta if config.kl_in == "loss" else 0.0,
             config.kl_estimator,

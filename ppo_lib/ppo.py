@@ -124,11 +124,11 @@ class PPOTrainer:
         ids = [self.prompt_ids[i] for i in rows]
         how = config.max_new_tokens, config.temperature, policy.actor.adapter, generator or self.generator
         sampled = sample_together(self.processes, policy.actor.backbone, ids, *how)
-        batch, mask = sampled.batch, sampled.batch.mask
+        batch, mask, finished = sampled.batch, sampled.batch.mask, sampled.finished
         prompts, texts = [self.prompts[i] for i in rows], decode_responses(tokenizer, batch)
         # 3. Judge. A response that never ended may cost something extra.
-        scores = self.judge(prompts, texts, batch, sampled.finished)
-        charged = scores - config.missing_eos_penalty * ~sampled.finished
+        scores = self.judge(prompts, texts, batch, finished)
+        charged = scores - config.missing_eos_penalty * ~finished
         # 4. Look again. pi_old is these stored numbers, not a copy of the model. The pieces are the very ones that
         #    the first epoch will see, so that its ratio is exactly 1, rounding included.
         shape = (4, *mask.shape)
@@ -149,20 +149,8 @@ class PPOTrainer:
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
-        return Experience(
-            batch,
-            sampled.finished,
-            prompts,
-            texts,
-            scores,
-            logprobs,
-            ref_logprobs,
-            values,
-            entropy,
-            rewards,
-            advantages,
-            returns,
-        )
+        per_token = logprobs, ref_logprobs, values, entropy, rewards, advantages, returns
+        return Experience(batch, finished, prompts, texts, scores, *per_token)
 
     def update(self, experience: Experience) -> Metrics:
         """Step 7: a few epochs of minibatches on one batch of experience, one optimizer step each."""
@@ -195,31 +183,20 @@ class PPOTrainer:
 
     def loss(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor, Metrics]:
         """The total loss on some responses, their ratios, and the loss's parts as numbers."""
-        config, batch = self.config, experience.batch.select(rows)
-        mask, width = batch.mask, batch.responses.shape[1]
-        old_logprobs, ref_logprobs, old_values, advantages, returns = (
-            x[rows, :width]
-            for x in (
-                experience.logprobs,
-                experience.ref_logprobs,
-                experience.values,
-                experience.advantages,
-                experience.returns,
-            )
-        )
-        new = self.policy.evaluate(batch, config.temperature, entropy_grad=config.entropy_coef > 0)
+        config, old = self.config, experience.select(rows)
+        mask = old.batch.mask
+        new = self.policy.evaluate(old.batch, config.temperature, entropy_grad=config.entropy_coef > 0)
         epsilon = math.inf if config.epsilon is None else config.epsilon
-        policy = clipped_policy_loss(new.logprobs, old_logprobs, advantages, mask, epsilon, config.dual_clip)
-        value = value_loss(new.values, returns, mask, old_values, config.value_clip)
+        policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, mask, epsilon, config.dual_clip)
+        value = value_loss(new.values, old.returns, mask, old.values, config.value_clip)
         entropy = masked_mean(new.entropy, mask)
         total = ppo_loss(policy.loss, value, entropy, config.value_coef, config.entropy_coef)
         if config.kl_in == "loss":
-            total = total + self.kl.beta * masked_mean(
-                kl_estimate(new.logprobs, ref_logprobs, config.kl_estimator), mask
-            )
+            kl = kl_estimate(new.logprobs, old.ref_logprobs, config.kl_estimator)
+            total = total + self.kl.beta * masked_mean(kl, mask)
         parts = {"policy_loss": policy.loss, "value_loss": value, "clip_fraction": policy.clip_fraction}
-        numbers = {name: float(part.detach()) for name, part in {**parts, "approx_kl": policy.approx_kl}.items()}
-        return total, policy.ratio, numbers
+        parts["approx_kl"] = policy.approx_kl
+        return total, policy.ratio, {name: float(part.detach()) for name, part in parts.items()}
 
     def pieces(self, order: Tensor) -> Iterator[Tensor]:
         """The microbatches of every minibatch of ``order``, as far as they are this process's."""

@@ -171,21 +171,21 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     },
     ("ppo.py", "test_ppo.py", "rollout or stored or rewards or gae or written or microbatches or whitening"): {
         "ppo: reference for old log-probs": (
-            "experience.logprobs,\n                experience.ref",
-            "experience.ref_logprobs,\n                experience.ref",
+            "clipped_policy_loss(new.logprobs, old.logprobs,",
+            "clipped_policy_loss(new.logprobs, old.ref_logprobs,",
         ),
         "ppo: reference updated by the actor": ("policy.reference_logprobs(part, config.temperature)", "seen.logprobs"),
-        "ppo: values for returns": ("value_loss(new.values, returns,", "value_loss(new.values, old_values,"),
+        "ppo: values for returns": ("value_loss(new.values, old.returns,", "value_loss(new.values, old.values,"),
         "ppo: microbatches weigh the same": ("(share * loss).backward()", "loss.backward()"),
         "ppo: temperature forgotten in the loss": (
-            "evaluate(batch, config.temperature, entropy_grad",
-            "evaluate(batch, 1.0, entropy_grad",
+            "evaluate(old.batch, config.temperature, entropy_grad",
+            "evaluate(old.batch, 1.0, entropy_grad",
         ),
         "ppo: temperature forgotten at rollout": (
             "config.max_new_tokens, config.temperature,",
             "config.max_new_tokens, 1.0,",
         ),
-        "ppo: penalty for the finished": ("* ~sampled.finished", "* sampled.finished"),
+        "ppo: penalty for the finished": ("* ~finished", "* finished"),
         "ppo: kl in reward and loss": ('self.kl.beta if config.kl_in == "reward" else 0.0', "self.kl.beta"),
         "ppo: sign of the kl loss": ("total = total + self.kl.beta", "total = total - self.kl.beta"),
         "ppo: returns whitened with the advantages": (
@@ -253,10 +253,10 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "scores = experience.scores",
         ),
         "grpo: kl in loss and reward": ('config.beta if config.kl_in == "loss" else 0.0', "config.beta"),
-        "grpo: temperature forgotten": ("evaluate(batch, config.temperature)", "evaluate(batch)"),
+        "grpo: temperature forgotten": ("evaluate(old.batch, config.temperature)", "evaluate(old.batch)"),
         "grpo: weights of each piece": ("token_weights(batch.mask[minibatch], ", "token_weights(batch.mask, "),
         "grpo: advantages of other rows": ("advantages[rows]", "advantages[: len(rows)]"),
-        "grpo: reference for old log-probs": ("experience.logprobs[rows", "experience.ref_logprobs[rows"),
+        "grpo: reference for old log-probs": ("old.logprobs,", "old.ref_logprobs,"),
     },
 }
 

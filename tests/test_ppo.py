@@ -151,6 +151,20 @@ def test_with_the_kl_in_the_loss_the_rewards_are_the_scores_alone(build):
         assert e.rewards[b].tolist() == pytest.approx([0.0] * (n - 1) + [float(e.scores[b])] + [0.0] * (9 - n))
 
 
+def test_selected_rows_are_those_rows_without_the_padding_that_they_share(build):
+    e = build().collect(range(7))
+    chosen = e.batch.response_lengths.argsort()[:2].flip(0)  # the two shortest
+    part, width = e.select(chosen), int(e.batch.response_lengths[chosen].max())
+    assert width < e.batch.responses.shape[1]
+    assert part.texts == [e.texts[i] for i in chosen.tolist()]
+    assert part.prompts == [e.prompts[i] for i in chosen.tolist()]
+    for name in ("scores", "finished"):
+        assert torch.equal(getattr(part, name), getattr(e, name)[chosen])
+    for name in ("logprobs", "ref_logprobs", "values", "entropy", "rewards", "advantages", "returns"):
+        assert torch.equal(getattr(part, name), getattr(e, name)[chosen, :width])
+    assert torch.equal(part.batch.responses, e.batch.responses[chosen, :width])
+
+
 # ------------------------------------------------------------------------------------------------- step 7, by hand
 
 
