@@ -23,7 +23,7 @@ from ppo_lib.masking import check_mask, fill_padding
 from ppo_lib.models import ActorCritic
 from ppo_lib.reward_training import Pair
 from ppo_lib.tokens import TokenBatch
-from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
+from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, restore, state_of, warmup_then_decay
 
 
 class DPOLoss(NamedTuple):
@@ -180,12 +180,10 @@ class DPOTrainer:
         return []
 
     def state(self) -> State:
-        return {**self.optimizer.state(), **self.order.state()}, {"iteration": self.iteration}
+        return state_of(self)
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        self.optimizer.load_state(tensors)
-        self.order.load_state(tensors)
-        self.iteration = int(values["iteration"])  # type: ignore[call-overload]
+        restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter, the unused value head and the tokenizer: what PPO would write."""

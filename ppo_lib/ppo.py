@@ -38,7 +38,7 @@ from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.rewards import augmented_rewards
 from ppo_lib.shared_rollout import sample_together
 from ppo_lib.tokens import TokenBatch, decode_responses
-from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, synchronize
+from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, restore, state_of, synchronize
 
 __all__ = ["Experience", "PPOConfig", "PPOTrainer", "RewardFunction"]
 
@@ -230,15 +230,13 @@ class PPOTrainer:
 
     def state(self) -> State:
         """All that the next iteration depends on."""
-        tensors = {**self.optimizer.state(), **self.order.state(), "generator": self.generator.get_state()}
-        return tensors, {"iteration": self.iteration, "beta": self.kl.beta}
+        tensors, values = state_of(self)  # parameters, Adam's moments, the order of the prompts, the iteration
+        return {**tensors, "generator": self.generator.get_state()}, {**values, "beta": self.kl.beta}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
         """Go back to a state; what follows is bit for bit what would have followed."""
-        self.optimizer.load_state(tensors)
-        self.order.load_state(tensors)
+        restore(self, tensors, values)
         self.generator.set_state(tensors["generator"].cpu())
-        self.iteration = int(values["iteration"])  # type: ignore[call-overload]
         self.kl.beta = float(values["beta"])  # type: ignore[arg-type]
 
     def save(self, folder: str | Path) -> None:

@@ -16,7 +16,7 @@ from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import DTYPES, check_config, option
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.masking import masked_mean
-from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, warmup_then_decay
+from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, restore, state_of, warmup_then_decay
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,10 @@ class SFTTrainer:
         return []
 
     def state(self) -> State:
-        return {**self.optimizer.state(), **self.order.state()}, {"iteration": self.iteration}
+        return state_of(self)
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        self.optimizer.load_state(tensors)
-        self.order.load_state(tensors)
-        self.iteration = int(values["iteration"])  # type: ignore[call-overload]
+        restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
         """Write the whole model in hub format, an adapter merged into its weights."""

@@ -165,6 +165,26 @@ class Optimizer:
         self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
 
 
+class Resumable(Protocol):
+    """A trainer whose next step depends on its parameters, its optimizer and the order of its examples alone."""
+
+    optimizer: Optimizer
+    order: Order
+    iteration: int
+
+
+def state_of(trainer: Resumable) -> State:
+    """The state of a trainer that draws no other random numbers; see :class:`Trainer`."""
+    return {**trainer.optimizer.state(), **trainer.order.state()}, {"iteration": trainer.iteration}
+
+
+def restore(trainer: Resumable, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+    """Put back what :func:`state_of` gave."""
+    trainer.optimizer.load_state(tensors)
+    trainer.order.load_state(tensors)
+    trainer.iteration = int(values["iteration"])  # type: ignore[call-overload]
+
+
 def warmup_then_decay(iteration: int, iterations: int, warmup: float = 0.05) -> float:
     """Learning-rate factor that rises over the first 5 % of the iterations and then falls to zero in a line."""
     rise = max(1.0, warmup * iterations)
