@@ -6,9 +6,24 @@ Read from its argument parser and its code (models/loss.py, models/utils.py, tra
 from collections.abc import Mapping
 from typing import Any
 
-from ppo_lib.exports.translation import NEVER, Setting, Translation
+from ppo_lib.exports.translation import (
+    NEVER,
+    Setting,
+    Translation,
+    critic_of_its_own,
+    kl_controller,
+    texts_and_device,
+    value_weight,
+)
 
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "bf16", "auto": "bf16"}
+DIFFERS = [
+    "log-ratios are clamped to 20 in absolute value, KL estimates to 10.",
+    "whitening divides by n instead of n - 1.",
+    "responses come from vLLM, whose log-probs differ from the trainer's in rounding; the old log-probs are "
+    "computed again by the trainer, as here.",
+    "how many GPUs each model gets: --actor.num_gpus_per_node and its like, --vllm.num_engines.",
+]
 
 
 def flag(setting: Setting) -> list[str]:
@@ -23,19 +38,8 @@ def translate(config: Mapping[str, Any]) -> Translation:
     Args:
         config: keys and values of :class:`ppo_lib.ppo.PPOConfig`.
     """
-    result = Translation("OpenRLHF 0.11.2", "python3 -m openrlhf.cli.train_ppo_ray", flag)
-    models_and_data(config, result)
-    batches(config, result)
-    objective(config, result)
-    optimizer(config, result)
-    result.differs += [
-        "log-ratios are clamped to 20 in absolute value, KL estimates to 10.",
-        "whitening divides by n instead of n - 1.",
-        "responses come from vLLM, whose log-probs differ from the trainer's in rounding; the old log-probs are "
-        "computed again by the trainer, as here.",
-        "how many GPUs each model gets: --actor.num_gpus_per_node and its like, --vllm.num_engines.",
-    ]
-    return result
+    result = Translation("OpenRLHF 0.11.2", "python3 -m openrlhf.cli.train_ppo_ray", flag, differs=DIFFERS.copy())
+    return result.filled(config, models_and_data, batches, objective, optimizer)
 
 
 def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
@@ -82,11 +86,8 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
     else:
         result.same["chat_template"] = "prompts are taken as they are unless asked otherwise."
     longest = "leave longer prompts out of the data yourself; --data.max_len bounds prompt and response together."
-    (result.missing if config["max_prompt_tokens"] else result.same)["max_prompt_tokens"] = longest
-    suffix = "write it into the prompts." if config["prompt_suffix"] else "none is set."
-    (result.missing if config["prompt_suffix"] else result.same)["prompt_suffix"] = suffix
-    judge = "a judge that is only measured is not offered." if config["second_judge"] else "none is set."
-    (result.missing if config["second_judge"] else result.same)["second_judge"] = judge
+    result.either("max_prompt_tokens", not config["max_prompt_tokens"], longest, longest)
+    texts_and_device(config, result)
     result.put(
         "lora_rank finetune",
         {"ds.lora.rank": rank, "ds.lora.alpha": 2 * rank or 16},
@@ -98,15 +99,8 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
         "float32 is not offered, so bf16 it is." if config["dtype"] == "float32" else "",
     )
     result.put("seed", {"train.seed": config["seed"]})
-    result.same["device"] = "it runs on GPUs only."
-    if config.get("critic", "shared") == "separate":
-        result.same["critic"] = (
-            "a model of its own, which starts as the reward model (or as the actor, with a function)."
-        )
-    else:
-        result.missing["critic"] = (
-            "its critic is always a model of its own; a head on the actor's states is not offered."
-        )
+    own = "a model of its own, which starts as the reward model (or as the actor, with a function)."
+    critic_of_its_own(config, result, own)
 
 
 def batches(config: Mapping[str, Any], result: Translation) -> None:
@@ -170,10 +164,7 @@ def objective(config: Mapping[str, Any], result: Translation) -> None:
         result.put("kl_in", {"algo.kl.use_loss": True})
     else:
         result.same["kl_in"] = "in the reward."
-    adaptive = "its controller compares the target with the KL per token, not per response, so no number carries over."
-    where = result.same if config["kl_target"] is None else result.missing
-    where["kl_target"] = "a fixed coefficient by default." if config["kl_target"] is None else adaptive
-    where["kl_horizon"] = "of no effect without a target." if config["kl_target"] is None else adaptive
+    kl_controller(config, result)
     if config["entropy_coef"] > 0:
         result.put("entropy_coef", {"actor.entropy_coef": config["entropy_coef"]})
     else:
@@ -183,21 +174,15 @@ def objective(config: Mapping[str, Any], result: Translation) -> None:
         {"critic.value_clip": wide if config["value_clip"] is None else config["value_clip"]},
         "a bound that never acts." if config["value_clip"] is None else "",
     )
-    if config["whiten_advantages"]:
-        result.same["whiten_advantages"] = "always, over the whole rollout batch."
-    else:
-        result.missing["whiten_advantages"] = "GAE's advantages are always centred; no_std_norm leaves out the scaling."
-    if config["whiten_rewards"]:
-        result.missing["whiten_rewards"] = "not offered; scale the reward instead."
-    else:
-        result.same["whiten_rewards"] = "never done."
-    if config["missing_eos_penalty"]:
-        result.missing["missing_eos_penalty"] = (
-            "reward.stop_properly_penalty_coef replaces a truncated response's score (below 0) or scales it (0 to 1); "
-            "nothing subtracts."
-        )
-    else:
-        result.same["missing_eos_penalty"] = "none by default."
+    centred = "GAE's advantages are always centred; no_std_norm leaves out the scaling."
+    result.either("whiten_advantages", config["whiten_advantages"], "always, over the whole rollout batch.", centred)
+    scaled = "not offered; scale the reward instead."
+    result.either("whiten_rewards", not config["whiten_rewards"], "never done.", scaled)
+    replaced = (
+        "reward.stop_properly_penalty_coef replaces a truncated response's score (below 0) or scales it (0 to 1); "
+        "nothing subtracts."
+    )
+    result.either("missing_eos_penalty", not config["missing_eos_penalty"], "none by default.", replaced)
 
 
 def optimizer(config: Mapping[str, Any], result: Translation) -> None:
@@ -218,6 +203,4 @@ def optimizer(config: Mapping[str, Any], result: Translation) -> None:
         {"actor.max_norm": config["max_grad_norm"], "critic.max_norm": config["max_grad_norm"]},
         "of actor and critic separately; here of both together.",
     )
-    result.missing["value_coef"] = (
-        "the critic has its own optimizer, and Adam does not see a constant factor: critic.adam.lr takes its place."
-    )
+    value_weight(result, "critic.adam.lr")

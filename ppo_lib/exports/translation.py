@@ -2,7 +2,7 @@
 
 import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,26 @@ class Translation:
         for i, (key, value) in enumerate(theirs.items()):
             self.settings.append(Setting(key, value, tuple(ours.split()), "" if i else note))
 
+    def either(self, key: str, fits: object, same: str, missing: str) -> None:
+        """Say of a key of ours that sets nothing what its value means there.
+
+        Args:
+            key: our key.
+            fits: true where its value asks for what the trainer does anyway.
+            same: the remark in that case.
+            missing: what to do instead in the other.
+        """
+        if fits:
+            self.same[key] = same
+        else:
+            self.missing[key] = missing
+
+    def filled(self, config: Mapping[str, Any], *parts: "Part") -> "Translation":
+        """This translation, after each part has said what it knows of the configuration."""
+        for part in parts:
+            part(config, self)
+        return self
+
     def arguments(self) -> list[str]:
         """All settings as words of the command line."""
         return [word for setting in self.settings for word in self.flag(setting)]
@@ -66,6 +86,38 @@ class Translation:
     def handled(self) -> set[str]:
         """Keys of ours that this translation speaks of."""
         return {key for setting in self.settings for key in setting.ours} | set(self.same) | set(self.missing)
+
+
+Part = Callable[[Mapping[str, Any], Translation], None]  # translates some of the keys
+
+
+def texts_and_device(config: Mapping[str, Any], result: Translation) -> None:
+    """Keys of ours that both trainers lack."""
+    result.either("prompt_suffix", not config["prompt_suffix"], "none is set.", "write it into the prompts.")
+    measured = "a judge that is only measured is not offered."
+    result.either("second_judge", not config["second_judge"], "none is set.", measured)
+    result.same["device"] = "it runs on GPUs only."
+
+
+def critic_of_its_own(config: Mapping[str, Any], result: Translation, same: str) -> None:
+    """The critic, with a remark for one that is separate here too."""
+    shared = "its critic is always a model of its own; a head on the actor's states is not offered."
+    result.either("critic", config.get("critic", "shared") == "separate", same, shared)
+
+
+def kl_controller(config: Mapping[str, Any], result: Translation) -> None:
+    """The target of beta, which both trainers compare with another number."""
+    fixed = config["kl_target"] is None
+    adaptive = "its controller compares the target with the KL per token, not per response, so no number carries over."
+    result.either("kl_target", fixed, "a fixed coefficient by default.", adaptive)
+    result.either("kl_horizon", fixed, "of no effect without a target.", adaptive)
+
+
+def value_weight(result: Translation, learning_rate: str) -> None:
+    """The weight of the critic's loss, whose place the critic's learning rate takes."""
+    result.missing["value_coef"] = (
+        f"the critic has its own optimizer, and Adam does not see a constant factor: {learning_rate} takes its place."
+    )
 
 
 def as_script(translation: Translation) -> str:

@@ -6,9 +6,23 @@ Read from its YAML files and its code (trainer/ppo/core_algos.py, trainer/ppo/ra
 from collections.abc import Mapping
 from typing import Any
 
-from ppo_lib.exports.translation import NEVER, Setting, Translation
+from ppo_lib.exports.translation import (
+    NEVER,
+    Setting,
+    Translation,
+    critic_of_its_own,
+    kl_controller,
+    texts_and_device,
+    value_weight,
+)
 
 ESTIMATORS = {"k1": "kl", "k2": "mse", "k3": "low_var_kl"}
+DIFFERS = [
+    "log-ratios are clamped to 20 in absolute value, k3 to 10.",
+    "actor_rollout_ref.rollout.name chooses the engine that samples; sglang is another one.",
+    "how many GPUs: trainer.nnodes, trainer.n_gpus_per_node, rollout.tensor_model_parallel_size.",
+    "validation runs before training and needs data.val_files; trainer.val_before_train=False turns it off.",
+]
 
 
 def flag(setting: Setting) -> list[str]:
@@ -24,18 +38,8 @@ def translate(config: Mapping[str, Any]) -> Translation:
     Args:
         config: keys and values of :class:`ppo_lib.ppo.PPOConfig`.
     """
-    result = Translation("veRL 0.9.1", "python3 -m verl.trainer.main_ppo", flag)
-    models_and_data(config, result)
-    batches(config, result)
-    objective(config, result)
-    optimizer(config, result)
-    result.differs += [
-        "log-ratios are clamped to 20 in absolute value, k3 to 10.",
-        "actor_rollout_ref.rollout.name chooses the engine that samples; sglang is another one.",
-        "how many GPUs: trainer.nnodes, trainer.n_gpus_per_node, rollout.tensor_model_parallel_size.",
-        "validation runs before training and needs data.val_files; trainer.val_before_train=False turns it off.",
-    ]
-    return result
+    result = Translation("veRL 0.9.1", "python3 -m verl.trainer.main_ppo", flag, differs=DIFFERS.copy())
+    return result.filled(config, models_and_data, batches, objective, optimizer)
 
 
 def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
@@ -46,12 +50,7 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
         {"actor_rollout_ref.model.path": config["model"], "critic.model.path": config["model"]},
         "a folder in hub format or a hub id; names such as pocket:sft are known to ppo_lib alone.",
     )
-    if config.get("critic", "shared") == "separate":
-        result.same["critic"] = "a model of its own."
-    else:
-        result.missing["critic"] = (
-            "its critic is always a model of its own; a head on the actor's states is not offered."
-        )
+    critic_of_its_own(config, result, "a model of its own.")
     reward = str(config["reward_model"])
     if ":" in reward:
         module, _, name = reward.partition(":")
@@ -74,8 +73,8 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
             },
             "a model with a scalar head in one folder; ours is an adapter and a head, so merge it or train theirs.",
         )
-        where = result.missing if config["normalize_scores"] else result.same
-        where["normalize_scores"] = "scores are used raw; ours have mean 0 and spread 1 on the SFT model's answers."
+        raw = "scores are used raw; ours have mean 0 and spread 1 on the SFT model's answers."
+        result.either("normalize_scores", not config["normalize_scores"], raw, raw)
     result.put(
         "prompts",
         {"data.train_files": config["prompts"], "data.val_files": config["prompts"]},
@@ -89,11 +88,8 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
         settings = {"data.max_prompt_length": longest, "data.filter_overlong_prompts": True}
         result.put("max_prompt_tokens", settings, "longer prompts are left out, as here.")
     template = "its prompts are chat messages, and the tokenizer's template is always applied."
-    (result.same if config["chat_template"] else result.missing)["chat_template"] = template
-    suffix = "write it into the prompts." if config["prompt_suffix"] else "none is set."
-    (result.missing if config["prompt_suffix"] else result.same)["prompt_suffix"] = suffix
-    judge = "a judge that is only measured is not offered." if config["second_judge"] else "none is set."
-    (result.missing if config["second_judge"] else result.same)["second_judge"] = judge
+    result.either("chat_template", config["chat_template"], template, template)
+    texts_and_device(config, result)
     result.put(
         "lora_rank finetune",
         {
@@ -119,7 +115,6 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
         {"data.seed": config["seed"], "actor_rollout_ref.rollout.seed": config["seed"]},
         "of the data; the engines' seeds follow actor_rollout_ref.rollout.seed.",
     )
-    result.same["device"] = "it runs on GPUs only."
     result.put("", {"actor_rollout_ref.rollout.name": "vllm"}, "an engine has to be named.")
 
 
@@ -202,28 +197,20 @@ def objective(config: Mapping[str, Any], result: Translation) -> None:
             },
             "off by default. Reward per nat, subtracted on every token; the score sits on the last token, as here.",
         )
-    adaptive = "its controller compares the target with the KL per token, not per response, so no number carries over."
-    where = result.same if config["kl_target"] is None else result.missing
-    where["kl_target"] = "a fixed coefficient by default." if config["kl_target"] is None else adaptive
-    where["kl_horizon"] = "of no effect without a target." if config["kl_target"] is None else adaptive
+    kl_controller(config, result)
     result.put("entropy_coef", {f"{actor}.entropy_coeff": config["entropy_coef"]})
     result.put(
         "value_clip",
         {"critic.cliprange_value": int(NEVER) if config["value_clip"] is None else config["value_clip"]},
         "a bound that never acts." if config["value_clip"] is None else "",
     )
-    if config["whiten_advantages"]:
-        result.same["whiten_advantages"] = "always, over the whole rollout batch, dividing by n - 1 as here."
-    else:
-        result.missing["whiten_advantages"] = "GAE's advantages are always whitened."
-    if config["whiten_rewards"]:
-        result.missing["whiten_rewards"] = "not offered; scale the reward instead."
-    else:
-        result.same["whiten_rewards"] = "never done."
-    if config["missing_eos_penalty"]:
-        result.missing["missing_eos_penalty"] = "not offered for plain PPO; let the reward function charge it."
-    else:
-        result.same["missing_eos_penalty"] = "none by default."
+    always = "always, over the whole rollout batch, dividing by n - 1 as here."
+    unasked = "GAE's advantages are always whitened."
+    result.either("whiten_advantages", config["whiten_advantages"], always, unasked)
+    scaled = "not offered; scale the reward instead."
+    result.either("whiten_rewards", not config["whiten_rewards"], "never done.", scaled)
+    charged = "not offered for plain PPO; let the reward function charge it."
+    result.either("missing_eos_penalty", not config["missing_eos_penalty"], "none by default.", charged)
 
 
 def optimizer(config: Mapping[str, Any], result: Translation) -> None:
@@ -240,6 +227,4 @@ def optimizer(config: Mapping[str, Any], result: Translation) -> None:
         {**{f"{part}.optim.clip_grad": config["max_grad_norm"] for part in parts}},
         "of actor and critic separately; here of both together.",
     )
-    result.missing["value_coef"] = (
-        "the critic has its own optimizer, and Adam does not see a constant factor: critic.optim.lr takes its place."
-    )
+    value_weight(result, "critic.optim.lr")
