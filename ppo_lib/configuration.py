@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ppo_lib.options import DTYPES, ConfigError, check_config, convert, describe_range, option
+from ppo_lib.options import DTYPES, ConfigError, check_config, convert, describe_range, option, same_option
 
 __all__ = [
     "DTYPES",
@@ -32,6 +32,7 @@ __all__ = [
     "option",
     "parse_yaml",
     "read_config",
+    "same_option",
     "suggestion",
     "to_mapping",
 ]

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppo_lib.configuration import DTYPES, check_config, option
+from ppo_lib.configuration import check_config, option, same_option
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.masking import check_mask, fill_padding
 from ppo_lib.models import ActorCritic
-from ppo_lib.reward_training import Pair
+from ppo_lib.reward_training import Pair, RewardConfig
 from ppo_lib.tokens import TokenBatch
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, restore, state_of, warmup_then_decay
 
@@ -90,15 +90,15 @@ class DPOConfig:
     data: str = option("pocket", help="comparisons: pocket, or a JSONL file of {prompt, chosen, rejected}")
     epochs: int = option(1, minimum=1, help="passes over the pairs")
     batch: int = option(64, minimum=1, help="pairs per optimizer step")
-    microbatch: int = option(64, minimum=1, help="pairs per forward pass; less memory, same result")
+    microbatch: int = same_option(RewardConfig, "microbatch")
     beta: float = option(0.1, above=0.0, help="price of a nat, in the unit of the labelers' utility")
-    learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
-    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
+    learning_rate: float = same_option(RewardConfig, "learning_rate")
+    max_grad_norm: float = same_option(RewardConfig, "max_grad_norm")
     lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
-    max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
-    seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
-    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
+    max_length: int | None = same_option(RewardConfig, "max_length")
+    seed: int = same_option(RewardConfig, "seed")
+    device: str = same_option(RewardConfig, "device")
+    dtype: str = same_option(RewardConfig, "dtype")
 
     def __post_init__(self) -> None:
         check_config(self)

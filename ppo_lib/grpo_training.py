@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppo_lib.configuration import DTYPES, ConfigError, check_config, option
+from ppo_lib.configuration import ConfigError, check_config, option, same_option
 from ppo_lib.grpo import AVERAGES, SCALES, group_advantages, grpo_loss, token_weights
 from ppo_lib.losses import PolicyLoss
 from ppo_lib.models import ActorCritic, RewardModel
@@ -23,28 +23,28 @@ class GRPOConfig:
     model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
     prompts: str = option("pocket", help="pocket, or a JSONL file of {prompt}")
     reward_model: str = option("pocket", help="pocket, a folder, or package.module:function")
-    iterations: int = option(50, minimum=1, help="rollout batches in all")
+    iterations: int = same_option(PPOConfig, "iterations")
     group_size: int = option(8, minimum=2, help="responses per prompt")
     rollout_batch: int = option(64, minimum=2, help="responses sampled per iteration, all groups together")
-    minibatch: int = option(32, minimum=1, help="responses per optimizer step")
-    microbatch: int = option(32, minimum=1, help="responses per forward pass; less memory, same result")
-    epochs: int = option(4, minimum=1, help="passes over each rollout batch")
-    max_new_tokens: int = option(48, minimum=1, help="longest response, in tokens")
-    temperature: float = option(1.0, above=0.0, help="of sampling; log-probs are those of the sampled distribution")
+    minibatch: int = same_option(PPOConfig, "minibatch")
+    microbatch: int = same_option(PPOConfig, "microbatch")
+    epochs: int = same_option(PPOConfig, "epochs")
+    max_new_tokens: int = same_option(PPOConfig, "max_new_tokens")
+    temperature: float = same_option(PPOConfig, "temperature")
     scale: str = option("group", choices=SCALES, help="divide advantages by their group's standard deviation, or not")
     average: str = option("response", choices=AVERAGES, help="what a response's loss is divided by")
     epsilon: float = option(0.2, minimum=0.0, help="clip width of the ratio")
     beta: float = option(0.1, minimum=0.0, help="strength of the KL rubber band")
-    kl_estimator: str = option("k3", choices=("k1", "k2", "k3"), help="per-token estimate of the KL")
+    kl_estimator: str = same_option(PPOConfig, "kl_estimator", default="k3")
     kl_in: str = option("loss", choices=("loss", "reward"), help="where the KL acts")
-    normalize_scores: bool = option(True, help="use the reward model's calibrated scores, not its raw ones")
-    missing_eos_penalty: float = option(0.0, minimum=0.0, help="taken off the score of a truncated response")
+    normalize_scores: bool = same_option(PPOConfig, "normalize_scores")
+    missing_eos_penalty: float = same_option(PPOConfig, "missing_eos_penalty")
     learning_rate: float = option(1e-3, above=0.0, help="constant")
-    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
+    max_grad_norm: float = same_option(PPOConfig, "max_grad_norm")
     lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
-    seed: int = option(0, minimum=0, help="of adapter, prompts and sampling")
-    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
+    seed: int = same_option(PPOConfig, "seed")
+    device: str = same_option(PPOConfig, "device")
+    dtype: str = same_option(PPOConfig, "dtype")
 
     def __post_init__(self) -> None:
         check_config(self)

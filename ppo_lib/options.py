@@ -42,6 +42,21 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
+def same_option(config: type, name: str, **changes: Any) -> Any:
+    """A dataclass field like one of another configuration.
+
+    Args:
+        config: a dataclass whose fields were made with :func:`option`.
+        name: the field's name there.
+        changes: arguments of :func:`option` that differ here.
+
+    Returns:
+        A field with that one's default, meaning and range, but for the changes.
+    """
+    field = {field.name: field for field in dataclasses.fields(config)}[name]
+    return option(**{"default": field.default, **field.metadata, **changes})
+
+
 def describe_range(field: "dataclasses.Field[Any]", kind: type) -> str:
     """The values a field takes, in words: ``a number above 0 and at most 1``."""
     limits = field.metadata

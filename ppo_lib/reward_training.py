@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppo_lib.configuration import DTYPES, check_config, option
+from ppo_lib.configuration import DTYPES, check_config, option, same_option
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.models import RewardModel
+from ppo_lib.sft import SFTConfig
 from ppo_lib.training import Metrics, Optimizer, Order, State, peak_memory_bytes, restore, state_of, warmup_then_decay
 
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
@@ -32,18 +33,18 @@ class RewardConfig:
 
     model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
     data: str = option("pocket", help="comparisons, see ppo_lib.examples: pocket, a JSONL file, a data set")
-    chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
+    chat_template: bool = same_option(SFTConfig, "chat_template")
     epochs: int = option(1, minimum=1, help="passes over the pairs; reward models overfit early")
-    max_steps: int | None = option(None, minimum=1, help="stop after so many optimizer steps; null: after the epochs")
+    max_steps: int | None = same_option(SFTConfig, "max_steps")
     batch: int = option(64, minimum=1, help="pairs per optimizer step, about: rankings stay whole")
     microbatch: int = option(64, minimum=1, help="pairs per forward pass; less memory, same result")
-    learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
-    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
+    learning_rate: float = same_option(SFTConfig, "learning_rate")
+    max_grad_norm: float = same_option(SFTConfig, "max_grad_norm")
     lora_rank: int = option(8, minimum=1, help="rank of the reward adapter")
     max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
-    drop_longer: bool = option(False, help="leave out what is longer than max_length, instead of refusing it")
+    drop_longer: bool = same_option(SFTConfig, "drop_longer")
     seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
-    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
+    device: str = same_option(SFTConfig, "device")
     dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
 
     def __post_init__(self) -> None:

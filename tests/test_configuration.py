@@ -13,6 +13,7 @@ from ppo_lib.configuration import (
     option,
     parse_yaml,
     read_config,
+    same_option,
     to_mapping,
 )
 from ppo_lib.ppo import PPOConfig
@@ -31,6 +32,23 @@ class Example:
 def test_keys_that_are_not_given_keep_their_defaults():
     assert read_config(Example, {}) == read_config(Example, None) == Example()
     assert read_config(Example, {"steps": 3}) == Example(steps=3)
+
+
+def test_the_same_option_has_the_range_and_meaning_of_the_other_and_only_what_changes_is_its_own():
+    @dataclass(frozen=True)
+    class Other:
+        gamma: float = same_option(Example, "gamma")
+        epsilon: float = same_option(Example, "epsilon", default=0.3)
+
+        def __post_init__(self) -> None:
+            check_config(self)
+
+    assert Other() == Other(gamma=1.0, epsilon=0.3)
+    for name in ("gamma", "epsilon"):
+        assert Other.__dataclass_fields__[name].metadata == Example.__dataclass_fields__[name].metadata
+    with pytest.raises(ConfigError, match="gamma is 1.5, but must be a number at least 0 and at most 1"):
+        Other(gamma=1.5)
+    assert Example.__dataclass_fields__["epsilon"].default == 0.2
 
 
 def test_to_mapping_is_the_inverse_of_read_config():
