@@ -46,7 +46,7 @@ def test_the_same_option_has_the_range_and_meaning_of_the_other_and_only_what_ch
     assert Other() == Other(gamma=1.0, epsilon=0.3)
     for name in ("gamma", "epsilon"):
         assert Other.__dataclass_fields__[name].metadata == Example.__dataclass_fields__[name].metadata
-    with pytest.raises(ConfigError, match="gamma is 1.5, but must be a number at least 0 and at most 1"):
+    with pytest.raises(ConfigError, match=r"gamma is 1\.5, but must be a number at least 0 and at most 1"):
         Other(gamma=1.5)
     assert Example.__dataclass_fields__["epsilon"].default == 0.2
 
