@@ -16,8 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
-from test_ppo import MANY_EOS, PROMPTS, TIMES, length, plain, trained
-from tiny import randomise, save_tiny
+from tiny import MANY_EOS, PROMPTS, copies, length, plain, randomise, save_tiny
 
 import ppo_lib
 from ppo_lib.backbone import Backbone
@@ -103,7 +102,7 @@ def train_ppo(folder: Path, processes: Processes, options, shared_reward: bool =
     for _ in range(2):
         metrics.append(plain(trainer.step()))
         samples.append([(row["prompt"], row["response"]) for row in trainer.samples()])
-    return metrics, samples, trained(trainer)
+    return metrics, samples, copies(policy.parameters_to_train())
 
 
 @pytest.mark.parametrize("name", PPO)
@@ -388,7 +387,7 @@ def launch(world: Path, out: str, *more: str, processes: int = 2) -> subprocess.
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    return [plain(row) for row in rows]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import GARBAGE, ragged, randomise
+from tiny import GARBAGE, check_equal_updates, copies, only_these_move, plain, ragged, randomise
 
 from ppo_lib.configuration import ConfigError
 from ppo_lib.dpo import DPOConfig, DPOTrainer, dpo_loss, implicit_rewards
@@ -14,7 +14,6 @@ from ppo_lib.rollout import generate_text
 
 GOOD, BAD = ["yes!", "yes, it is", "oh yes"], ["no", "no, never so", "not"]
 PAIRS = [(f"Q{i}?", good, bad) for i in range(4) for good in GOOD for bad in BAD]
-TIMES = ("pairs_per_second", "peak_memory_bytes")
 
 # Five responses to one prompt: reference and reward, as in the explorer of the closed form.
 REFERENCE = torch.tensor([0.45, 0.25, 0.15, 0.14, 0.01], dtype=torch.float64)
@@ -130,10 +129,6 @@ def build(backbone, **options) -> DPOTrainer:
     return DPOTrainer(DPOConfig(**options), ActorCritic(backbone, lora_rank=options["lora_rank"]), PAIRS)
 
 
-def plain(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if key not in TIMES}
-
-
 def test_a_step_reports_the_loss_of_its_pairs_and_starts_at_log_2(build_tiny):
     trainer = build(build_tiny())
     metrics = trainer.step()
@@ -167,11 +162,8 @@ def test_one_two_and_seven_microbatches_give_one_update(build_tiny):
     for microbatch in (14, 7, 2):
         trainer = build(build_tiny(dtype="float64"), microbatch=microbatch)
         randomise(trainer.optimizer.parameters)
-        after.append((plain(trainer.step()), [p.detach().clone() for p in trainer.optimizer.parameters]))
-    for metrics, parameters in after[1:]:
-        assert metrics == pytest.approx(after[0][0], abs=1e-6)
-        for a, b in zip(after[0][1], parameters, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+        after.append((plain(trainer.step()), copies(trainer.optimizer.parameters)))
+    check_equal_updates(after)
 
 
 def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
@@ -189,15 +181,11 @@ def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
 
 def test_only_the_actors_adapter_moves_and_what_is_saved_answers_the_same(build_tiny, tmp_path):
     trainer = build(build_tiny(), epochs=4)
-    own = {id(p) for p in trainer.backbone.adapter_parameters("policy")}
-    others = [p for p in trainer.policy.parameters() if id(p) not in own]
-    assert len(others) > 2  # backbone and value head
-    before = [p.detach().clone() for p in others]
     batch = trainer.encode(PAIRS[:3])
     reference = trainer.policy.reference_logprobs(batch)
-    for _ in range(3):
-        trainer.step()
-    assert all(torch.equal(a, b) for a, b in zip(others, before, strict=True))
+    with only_these_move(trainer.backbone.adapter_parameters("policy"), trainer.policy):
+        for _ in range(3):
+            trainer.step()
     assert torch.equal(trainer.policy.reference_logprobs(batch), reference)
     assert trainer.policy.evaluate(batch).logprobs.detach().sub(reference).abs().max() > 1e-3
     trainer.save(tmp_path)

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 import torch
-from tiny import randomise
+from tiny import check_equal_updates, copies, only_these_move, plain, randomise
 
 from ppo_lib.configuration import ConfigError
 from ppo_lib.losses import bradley_terry_loss
@@ -14,17 +14,12 @@ from ppo_lib.reward_training import RewardConfig, RewardTrainer, pairs_from_rank
 
 GOOD, BAD = ["yes!", "yes, it is", "oh yes"], ["no", "no, never so", "not"]
 PAIRS = [(f"Q{i}?", good, bad) for i in range(4) for good in GOOD for bad in BAD]
-TIMES = ("pairs_per_second", "peak_memory_bytes")
 
 
 def build(backbone, **options) -> RewardTrainer:
     options = {"batch": 14, "microbatch": 14, "learning_rate": 1e-2, "lora_rank": 4, **options}
     model = RewardModel(backbone, lora_rank=options["lora_rank"])
     return RewardTrainer(RewardConfig(**options), model, PAIRS)
-
-
-def plain(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if key not in TIMES}
 
 
 def test_a_ranking_gives_all_its_ordered_pairs():
@@ -69,11 +64,8 @@ def test_one_two_and_seven_microbatches_give_one_update(build_tiny):
     for microbatch in (14, 7, 2):
         trainer = build(build_tiny(dtype="float64"), microbatch=microbatch)
         randomise(trainer.model.parameters_to_train())
-        after.append((plain(trainer.step()), [p.detach().clone() for p in trainer.optimizer.parameters]))
-    for metrics, parameters in after[1:]:
-        assert metrics == pytest.approx(after[0][0], abs=1e-6)
-        for a, b in zip(after[0][1], parameters, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+        after.append((plain(trainer.step()), copies(trainer.optimizer.parameters)))
+    check_equal_updates(after)
 
 
 def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
@@ -98,15 +90,11 @@ def test_only_its_own_adapter_and_head_move(build_tiny):
     policy = ActorCritic(backbone)
     randomise(policy.parameters_to_train())
     trainer = build(backbone, epochs=4)
-    own = {id(p) for p in trainer.model.parameters_to_train()}
-    others = [p for p in [*policy.parameters(), *trainer.model.parameters()] if id(p) not in own]
-    before = [p.detach().clone() for p in others]
-    moving = [p for p in trainer.model.parameters_to_train() if p is not trainer.model.head.bias]  # cancels in pairs
-    mine = [p.detach().clone() for p in moving]
-    for _ in range(3):
-        trainer.step()
-    assert all(torch.equal(a, b) for a, b in zip(others, before, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(moving, mine, strict=True))
+    bias = trainer.model.head.bias  # cancels in pairs
+    own = [p for p in trainer.model.parameters_to_train() if p is not bias]
+    with only_these_move(own, policy, trainer.model, perhaps=[bias]):
+        for _ in range(3):
+            trainer.step()
 
 
 def test_the_saved_model_scores_the_same(build_tiny, tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import EOS, PAD
+from tiny import EOS, PAD, check_equal_updates, copies, only_these_move, plain
 from transformers import AutoModelForCausalLM
 
 from ppo_lib.backbone import Backbone
@@ -15,15 +15,10 @@ from ppo_lib.sft import SFTConfig, SFTTrainer
 from ppo_lib.tokens import encode_pairs
 
 PAIRS = [("capital of A?", "Ab."), ("capital of B?", "Bcd"), ("C?", ""), ("and D?", "Dora, the old"), ("E", "e")] * 3
-TIMES = ("tokens_per_second", "peak_memory_bytes")
 
 
 def build(backbone: Backbone, **options: object) -> SFTTrainer:
     return SFTTrainer(SFTConfig(**{"batch": 14, "microbatch": 14, "learning_rate": 1e-2, **options}), backbone, PAIRS)
-
-
-def plain(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if key not in TIMES}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
@@ -44,11 +39,8 @@ def test_one_two_and_seven_microbatches_give_one_update(build_tiny, rank):
     for microbatch in (14, 7, 2):
         trainer = build(build_tiny(dtype="float64"), lora_rank=rank, microbatch=microbatch)
         metrics = plain(trainer.step())
-        after.append((metrics, [p.detach().clone() for p in trainer.optimizer.parameters]))
-    for metrics, parameters in after[1:]:
-        assert metrics == pytest.approx(after[0][0], abs=1e-6)
-        for a, b in zip(after[0][1], parameters, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+        after.append((metrics, copies(trainer.optimizer.parameters)))
+    check_equal_updates(after)
 
 
 @pytest.mark.parametrize("rank", [0, 4])
@@ -75,11 +67,9 @@ def test_iterations_are_epochs_times_batches(build_tiny):
 
 def test_with_an_adapter_the_backbone_does_not_move(build_tiny):
     trainer = build(build_tiny(), lora_rank=4)
-    frozen = {k: v.clone() for k, v in trainer.backbone.causal_lm.state_dict().items() if "lora_" not in k}
-    for _ in range(2):
-        trainer.step()
-    state = trainer.backbone.causal_lm.state_dict()
-    assert all(torch.equal(state[key], value) for key, value in frozen.items())
+    with only_these_move(trainer.backbone.adapter_parameters("policy"), trainer.backbone):
+        for _ in range(2):
+            trainer.step()
 
 
 @pytest.mark.parametrize("rank", [0, 4])

@@ -1,14 +1,23 @@
-"""Tiny models with random weights, saved to disk as a hub model would be, for every architecture that is promised."""
+"""What several tests share: tiny models with random weights, saved to disk as a hub model would be, for every
+architecture that is promised; prompts and rewards; and checks of what a training step may do.
+"""
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 EOS, PAD = 0, 1  # ids in the byte-level vocabulary below
+MANY_EOS = [EOS, *range(2, 40)]  # so that answers end, and are of many lengths
+PROMPTS = ["Hi", "What is it?", "a", "Tell me more of that", "bcd", "Why?", "no"]
+# Metrics that differ from run to run.
+TIMES = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
 VOCAB_SIZE = 258
 
 # Two layers, grouped-query attention, windows shorter than a response: small, but with every feature switched on.
@@ -84,6 +93,61 @@ def randomise(parameters: list[torch.nn.Parameter], seed: int = 0, scale: float 
     with torch.no_grad():
         for parameter in parameters:
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+
+
+def count_vowels(prompts: list[str], responses: list[str]) -> list[float]:
+    """A reward that a policy can learn to raise."""
+    return [float(sum(response.count(vowel) for vowel in "aeiou")) for response in responses]
+
+
+def length(prompts: list[str], responses: list[str]) -> list[float]:
+    """A reward that differs from answer to answer."""
+    return [len(response) / 10 for response in responses]
+
+
+def plain(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that a seed decides."""
+    return {key: value for key, value in metrics.items() if key not in TIMES}
+
+
+def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors as they are now."""
+    return [x.detach().clone() for x in tensors]
+
+
+def check_equal_updates(updates: list[tuple[dict[str, float], list[torch.Tensor]]]) -> None:
+    """Metrics and parameters after a step, made in several ways in float64, are equal but for rounding."""
+    (metrics, parameters), *others = updates
+    assert others
+    for other_metrics, other_parameters in others:
+        assert other_metrics == pytest.approx(metrics, abs=1e-6)
+        for a, b in zip(parameters, other_parameters, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@contextmanager
+def only_these_move(
+    own: Iterable[torch.Tensor], *modules: torch.nn.Module, perhaps: Iterable[torch.Tensor] = ()
+) -> Iterator[None]:
+    """What is done in the block moves each of ``own``, and nothing else in the modules: that stays bit for bit.
+
+    Args:
+        own: parameters that have to move.
+        modules: whose other parameters and buffers have to stay, without a gradient.
+        perhaps: parameters that may move.
+    """
+    own = list(own)
+    free = {id(x) for x in (*own, *perhaps)}
+    state = [pair for module in modules for pair in (*module.named_parameters(), *module.named_buffers())]
+    others = [(name, x) for name, x in state if id(x) not in free]
+    assert own
+    assert others
+    mine, before = copies(own), copies(x for _, x in others)
+    yield
+    for (name, x), old in zip(others, before, strict=True):
+        assert torch.equal(x, old), name
+        assert x.grad is None, name
+    assert not any(torch.equal(a, b) for a, b in zip(own, mine, strict=True))
 
 
 GARBAGE = (math.nan, math.inf, -math.inf, 1e30)  # what may stand in the padding
