@@ -1,10 +1,11 @@
 # make book   builds the book and prints where to open it;  make test   proves everything.
 # Every target does the set-up it needs. Set PYTHON to choose the interpreter of the first set-up,
-# VENV to use another virtual environment, and ARGS to hand options on (see each target).
+# VENV to use another virtual environment, ARGS to hand options on (see each target), and SCRIPT to run one benchmark alone.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SCRIPT ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HTML := _build/html
@@ -25,7 +26,7 @@ help:
 	@echo "make serve    serve the built book on http://localhost:$(PORT)"
 	@echo "make execute  run the notebooks again and store their outputs   (ARGS=chapters/01_sft.ipynb)"
 	@echo "make align    the three stages on the pocket model              (ARGS='--out runs/mine')"
-	@echo "make bench    the benchmarks"
+	@echo "make bench    all benchmarks, or one with its options           (SCRIPT=bench_trl ARGS='--rounds 1')"
 	@echo "make clean    remove what was built; keeps $(VENV)"
 
 setup: $(READY)
@@ -71,7 +72,9 @@ align: $(READY)
 	$(BIN)/python -m ppo_lib align --recipe pocket $(if $(ARGS),$(ARGS),--out runs/pocket --resume)
 
 bench: $(READY)
-	set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+	$(if $(SCRIPT),,$(if $(ARGS),$(error ARGS needs SCRIPT here: each benchmark has options of its own)))
+	set -e; for script in $(or $(SCRIPT),$(sort $(basename $(notdir $(wildcard benchmarks/bench_*.py))))); do \
+	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py $(ARGS); done
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

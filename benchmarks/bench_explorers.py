@@ -1,6 +1,6 @@
 """How heavy is an explorer, and how long does a step of its slider take until the picture is painted?
 
-    python benchmarks/bench_explorers.py                       # or: make bench; needs Chromium
+    python benchmarks/bench_explorers.py                       # or: make bench SCRIPT=bench_explorers; needs Chromium
     python benchmarks/bench_explorers.py --pages _build/html   # the sizes of built pages, too
 
 A step moves one slider by one, as an arrow key does. Three times: mean CPU milliseconds of the page's main thread

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import eager
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, __version__
@@ -132,22 +133,10 @@ def generate(bench: Bench, policy: ActorCritic, rows: int, length: int, adapter:
     """transformers' eager generate on the same model and prompts; one call after a short one."""
     backbone = policy.backbone
     prompts = [[5 + i % 90] * PROMPT for i in range(rows)]
-    inputs = pad_pairs(prompts, [[] for _ in prompts], 1).to(bench.device)
-
-    def run(new_tokens: int) -> None:
-        with backbone.adapter(adapter), torch.no_grad():
-            backbone.causal_lm.generate(  # type: ignore[operator]
-                inputs.sequences,
-                attention_mask=inputs.attention_mask,
-                max_new_tokens=new_tokens,
-                do_sample=True,
-                top_k=0,
-                eos_token_id=-1,
-                pad_token_id=1,
-            )
-
-    run(4)
-    seconds = bench.timed(lambda: run(length))
+    inputs = pad_pairs(prompts, [[] for _ in prompts], backbone.pad_token_id).to(bench.device)
+    with backbone.adapter(adapter):
+        eager.generate(backbone, inputs, 4)
+        seconds = bench.timed(lambda: eager.generate(backbone, inputs, length))
     return {"seconds": seconds, "tokens_per_second": rows * length / seconds}
 
 

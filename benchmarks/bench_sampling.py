@@ -1,6 +1,6 @@
 """How fast is our sampling loop beside transformers' ``generate``, on the same model and the same prompts?
 
-    python benchmarks/bench_sampling.py                 # or: make bench
+    python benchmarks/bench_sampling.py                 # or: make bench SCRIPT=bench_sampling
 
 Both sample the same number of tokens from the pocket model, at temperature 1, in one process and one thread, taking
 turns. What is printed are CPU seconds and their ratio (medians of several rounds): seconds on one machine say little
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import eager
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -49,15 +50,7 @@ def measure(backbone: Backbone, batch: int, rounds: int) -> tuple[float, float]:
         sample(backbone, prompts, NEW_TOKENS, adapter=None)
 
     def theirs() -> None:
-        backbone.causal_lm.generate(  # type: ignore[operator]
-            padded.sequences,
-            attention_mask=padded.attention_mask,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=True,
-            top_k=0,
-            eos_token_id=-1,
-            pad_token_id=backbone.pad_token_id,
-        )
+        eager.generate(backbone, padded, NEW_TOKENS)
 
     ours(), theirs()  # warm up
     times = [(cpu_seconds(ours), cpu_seconds(theirs)) for _ in range(rounds)]

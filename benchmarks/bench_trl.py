@@ -1,6 +1,6 @@
 """How much does one iteration of PPO cost here, beside the last TRL that has PPO?
 
-    python benchmarks/bench_trl.py --trl-python /path/to/a/venv/bin/python     # or: make bench
+    python benchmarks/bench_trl.py --trl-python /path/to/a/venv/bin/python     # or: make bench SCRIPT=bench_trl
 
 TRL needs trl==1.12.0 (later releases have no PPO), in this environment or in the one whose python is named. The work
 is the same on both sides: a Llama of 5.9 million random weights (hidden 256, 6 layers, vocabulary 2048, float32), the

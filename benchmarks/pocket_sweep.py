@@ -9,7 +9,6 @@ Two processes of one thread each. A finished run is skipped, so the script can b
 
 import argparse
 import math
-import multiprocessing
 import os
 import statistics
 import time
@@ -22,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from sweeps import run_missing
 
 from ppo_lib import pocket
 from ppo_lib.configuration import load_recipe, read_config, to_mapping
@@ -61,7 +61,10 @@ SCRUBBED_SEED = 0
 SCRUBBED = ("beta_0.0", "beta_0.05", "beta_0.5", "no_baseline", "all_off")
 
 
-def runs() -> Iterator[tuple[str, dict[str, Any], int]]:
+Job = tuple[str, dict[str, Any], int]  # name, overrides, seed
+
+
+def runs() -> Iterator[Job]:
     """Name, overrides and seed of every run."""
     for seed in SEEDS:
         for beta in BETAS:
@@ -71,7 +74,8 @@ def runs() -> Iterator[tuple[str, dict[str, Any], int]]:
             yield name, {"iterations": VARIANT_ITERATIONS} | overrides, seed
 
 
-def recorded_name(name: str, seed: int) -> str:
+def name_of(job: Job) -> str:
+    name, _, seed = job
     return f"pocket/{name}/seed_{seed}"
 
 
@@ -142,7 +146,7 @@ def scrub(trainer: PPOTrainer, rows: list[int]) -> list[dict[str, Any]]:
     return found
 
 
-def record(job: tuple[str, dict[str, Any], int]) -> str:
+def record(job: Job) -> str:
     """Run one job to its end and store it."""
     name, overrides, seed = job
     torch.set_num_threads(1)
@@ -179,10 +183,10 @@ def record(job: tuple[str, dict[str, Any], int]) -> str:
         name=name,
         looks=[{key: float(f"{value:.5g}") for key, value in look.items()} for look in looks],
     )
-    save_recorded(recorded_name(name, seed), metrics, samples, about)
+    save_recorded(name_of(job), metrics, samples, about)
     last = looks[-1]
     return (
-        f"{recorded_name(name, seed):32s} gold {looks[0]['heldout_gold']:.2f} -> {last['heldout_gold']:.2f}  "
+        f"{name_of(job):32s} gold {looks[0]['heldout_gold']:.2f} -> {last['heldout_gold']:.2f}  "
         f"proxy {looks[0]['heldout_score']:.2f} -> {last['heldout_score']:.2f}  kl {metrics[-1]['kl_k1']:.2f}  "
         f"{about['seconds']:.0f} s"
     )
@@ -237,13 +241,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of what is recorded, run nothing")
     options = parser.parse_args()
     if not options.table:
-        done = set(list_recorded())
         wanted = [job for job in runs() if job[0].startswith(options.only) and job[2] < options.seeds]
-        todo = [job for job in wanted if recorded_name(job[0], job[2]) not in done]
-        print(f"{len(wanted) - len(todo)} runs are there, {len(todo)} to do", flush=True)
-        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            for line in pool.imap(record, todo):
-                print(line, flush=True)
+        run_missing(wanted, name_of, record, options.processes)
     table()
 
 
