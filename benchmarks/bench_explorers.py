@@ -25,18 +25,17 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS, WARM_UP = 60, 20
 PAGE = """<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Explorer</title>
 <link rel="stylesheet" href="web/explorers.css"><script src="web/explorers.js"></script></head><body>{}</body></html>"""
-# Painted: the first task after the frame that follows the step.
+# A browser hands over input at the beginning of a frame, and so does this. A task posted then runs once the frame is
+# painted.
 WALK = """async (points) => {
   const inputs = [...document.querySelectorAll("section.explorer input[type=range]")];
-  const frame = () => new Promise((done) => requestAnimationFrame(done));
   const found = [];
   for (const point of points) {
-    await frame();
+    await new Promise((done) => requestAnimationFrame(done));
     const start = performance.now();
     inputs.forEach((input, i) => { input.value = point[i]; });
     inputs[0].dispatchEvent(new Event("input", { bubbles: true }));
     const scripted = performance.now();
-    await frame();
     await new Promise((done) => {
       const { port1, port2 } = new MessageChannel();
       port1.onmessage = done;

@@ -3,7 +3,9 @@
 (() => {
   const folder = document.currentScript.src.replace(/[^/]*$/, "");
   const alive = [];
+  const unlessOvertaken = (error) => { if (error) throw error; }; // the slider moved on: rejected without an error
   let plotly;
+  const AT_ONCE = { mode: "immediate", frame: { duration: 0, redraw: false }, transition: { duration: 0 } };
 
   const load = () => (plotly ??= new Promise((done, failed) => {
     const script = document.createElement("script");
@@ -24,6 +26,7 @@
     const slots = section.querySelectorAll("[data-text]");
     const strips = section.querySelectorAll(".explorer-tokens");
     const pictures = [...section.querySelectorAll(".explorer-picture")];
+    const shown = []; // what each picture was last told to show
     const sliders = data.parameters.map(({ label, texts, start }) => {
       const input = element("input", { type: "range", min: 0, max: texts.length - 1, step: 1, value: start });
       const output = element("output", { ariaLive: "off" });
@@ -38,16 +41,21 @@
       data.moving.forEach((place, i) => { data.still[place] = curves[i]; });
       const color = getComputedStyle(section).color;
       let next = 0;
-      pictures.forEach((picture, k) => {
+      const drawing = pictures.map((picture, k) => {
         const { traces, layout } = data.panels[k];
         const drawn = traces.map((trace) => {
           const [x, y] = [data.still[next++], data.still[next++]].map((place) => data.arrays[place]);
           return { ...trace, x, y };
         });
-        // Drawing is the slow part: a picture that shows the same as before is left alone.
-        const same = picture.data?.every(({ x, y }, i) => x === drawn[i].x && y === drawn[i].y);
-        if (same && picture.layout.font.color === color) return;
-        Plotly.react(picture, drawn, { ...layout, font: { ...layout.font, color } }, { staticPlot: true, responsive: true });
+        // Drawing is the slow part. A picture that shows the same as before is left alone, and one with other points
+        // keeps its axes, which "animate" without "redraw" does not draw again.
+        const before = shown[k];
+        shown[k] = { drawn, color };
+        if (before?.color !== color) {
+          return Plotly.react(picture, drawn, { ...layout, font: { ...layout.font, color } }, { staticPlot: true, responsive: true });
+        } else if (drawn.some(({ x, y }, i) => before.drawn[i].x !== x || before.drawn[i].y !== y)) {
+          return Plotly.animate(picture, { data: drawn.map(({ x, y }) => ({ x, y })) }, AT_ONCE);
+        }
       });
       for (const { input, output, texts } of sliders) {
         output.textContent = input.ariaValueText = texts[input.value];
@@ -57,7 +65,7 @@
         const [text, value, tint] = data.tokens[token];
         return element("span", { className: `tint${tint}` }, element("b", { textContent: text }), ` ${value}`);
       })));
-      section.dataset.frame = index;
+      Promise.all(drawing).then(() => { section.dataset.frame = index; }, unlessOvertaken);
     }
 
     pictures.forEach((picture) => picture.replaceChildren());

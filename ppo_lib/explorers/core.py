@@ -115,7 +115,8 @@ def curve(
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: the names of its axes with their units, and what they span (``None``: fitted to the curves)."""
+    """One picture: the names of its axes with their units, and what they span (``None``: fitted to the curves,
+    in the published page to those of the whole grid)."""
 
     caption: str
     x: str

@@ -6,11 +6,15 @@ point at, and shows that frame. It computes nothing else: every number below was
 """
 
 import json
+import math
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
-from ppo_lib.explorers.core import Explorer, Frame, Strip
+from ppo_lib.drawing import rounded
+from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Strip
 from ppo_lib.explorers.plots import curves_of, layout, picture, plain, style, swatch
 
 
@@ -41,6 +45,31 @@ def changing(rows: list[list[int]]) -> list[int]:
     return [i for i, column in enumerate(zip(*rows, strict=True)) if len(set(column)) > 1]
 
 
+def span(ends: list[float], log: bool) -> tuple[float, float]:
+    """The stretch of an axis that holds these numbers, with a margin on both sides."""
+    low, high = (math.log10(end) if log else end for end in (min(ends), max(ends)))
+    margin = 0.05 * ((high - low) or abs(high) or 1.0)
+    low, high = rounded([low - margin, high + margin])
+    return (10**low, 10**high) if log else (low, high)
+
+
+def fixed(panel: Panel, drawn: list[Curve]) -> Panel:
+    """The picture with axes that hold all of these curves: a slider then moves the curves, and not the axes too."""
+    across = [x for one in drawn for x in one.x if not isinstance(x, str)]
+    heights = [
+        y + sign * half
+        for one in drawn
+        for y, half in zip_longest(one.y, one.spread, fillvalue=0.0)
+        for sign in (-1, 1)
+    ]
+    heights = [y for y in heights if math.isfinite(y)] + [0.0] * any(one.kind == "bars" for one in drawn)
+    return replace(
+        panel,
+        x_range=panel.x_range or (span(across, panel.log_x) if across else None),
+        y_range=panel.y_range or span(heights, panel.log_y),
+    )
+
+
 def payload(explorer: Explorer) -> dict[str, Any]:
     """The whole grid as the page's script reads it.
 
@@ -54,8 +83,11 @@ def payload(explorer: Explorer) -> dict[str, Any]:
     first = explorer.frame(**explorer.start())
     texts, arrays, tokens = Table(), Table(), Table()
     frames: list[list[Any]] = []
+    drawn: list[list[Curve]] = [[] for _ in explorer.panels]
     for setting in explorer.settings():
         frame = explorer.frame(**setting)
+        for k, seen in enumerate(drawn):
+            seen += curves_of(frame, k)
         if shape(frame) != shape(first):
             raise ValueError(f"{explorer.name} at {setting} has other curves or rows than at its start")
         cells = [texts.add(cell) for row in frame.rows for cell in row]
@@ -82,7 +114,7 @@ def payload(explorer: Explorer) -> dict[str, Any]:
         "panels": [
             {
                 "traces": [style(one, i) for i, one in enumerate(curves_of(first, k))],
-                "layout": layout(panel, curves_of(first, k)),
+                "layout": layout(fixed(panel, drawn[k]), curves_of(first, k)),
             }
             for k, panel in enumerate(explorer.panels)
         ],
