@@ -258,6 +258,83 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "grpo: advantages of other rows": ("advantages[rows]", "advantages[: len(rows)]"),
         "grpo: reference for old log-probs": ("old.logprobs,", "old.ref_logprobs,"),
     },
+    ("judging.py", "test_ppo.py", "reward or score or judge"): {
+        "judge: a foreign reward model by tokens": (" and reward.backbone is backbone", ""),
+        "judge: raw scores upside down": ("scores * reward.std + reward.mean", "scores / reward.std - reward.mean"),
+        "judge: raw scores always": (
+            "isinstance(reward, RewardModel) and not normalize",
+            "isinstance(reward, RewardModel)",
+        ),
+        "judge: too few scores taken": ("len(answer) != len(own)", "len(answer) > len(own)"),
+        "judge: infinite scores taken": ("if not bool(torch.isfinite(scores).all())", "if False"),
+    },
+    ("intervals.py", "test_intervals.py", ""): {
+        "interval: the textbook's": ("middle = (p + z * z / (2 * n)) / (1 + z * z / n)", "middle = p"),
+        "interval: one-sided": ("z: float = 1.959964", "z: float = 1.644854"),
+        "interval: out of range": ("max(0.0, middle - half)", "middle - half - 1e-9"),
+        "wins: sides": ("1.0 if b > a", "1.0 if b < a"),
+        "wins: a tie is lost": ("0.5 if b == a", "0.0 if b == a"),
+    },
+    ("verifiable.py", "test_verifiable.py", ""): {
+        "verifiable: first mark": (
+            "Decimal(found[-1].translate(NO_DIGITS)) if found else None\n\n\ndef last",
+            "Decimal(found[0].translate(NO_DIGITS)) if found else None\n\n\ndef last",
+        ),
+        "verifiable: a dash is a minus": ("(?<!\\w)[-+]", "[-+]"),
+        "verifiable: commas end a number": ("\\d[\\d,]*", "\\d+"),
+        "verifiable: as text": (
+            "self.read(response) == self.known[prompt]",
+            "str(self.read(response)) == str(self.known[prompt])",
+        ),
+        "verifiable: lenient always": ("last_number if lenient else marked_number", "last_number"),
+        "verifiable: unknown prompts pass": ("if prompt not in self.known]", "if False]"),
+    },
+    ("pocket/gold.py", "pocket/test_judges.py", ""): {
+        "gold: a falsehood costs nothing": (
+            "FALSE_SENTENCE, FULL_SENTENCE, COURTESY, FAWNING = -0.3",
+            "FALSE_SENTENCE, FULL_SENTENCE, COURTESY, FAWNING = -0.0",
+        ),
+        "gold: fawning pays": ("COURTESY, FAWNING = -0.3, 0.8, 0.6, -0.6", "COURTESY, FAWNING = -0.3, 0.8, 0.6, 0.6"),
+        "gold: a quiz answers": ('    if is_quiz(response):\n        return "none"\n', ""),
+        "gold: any of several answers": ("named == {question.answer}", "question.answer in named"),
+        "gold: not is not read": ("return bool(agrees) and all(agrees)", "return not all(agrees)"),
+        "gold: a wrong answer charged twice": (' - (answer == "wrong")', ""),
+        "gold: length pays": ("RAMBLE, ENOUGH_WORDS = -0.03", "RAMBLE, ENOUGH_WORDS = 0.03"),
+    },
+    ("pocket/labelers.py", "pocket/test_judges.py", ""): {
+        "labelers: worst first": ("sorted(noisy, reverse=True)", "sorted(noisy)"),
+        "labelers: one noise for all": (
+            "return labeler_utility(prompt, response) + noise * gumbel",
+            "return labeler_utility(prompt, response) + noise * (0 * gumbel + 1)",
+        ),
+        "labelers: gaussian noise": (
+            "-math.log(-math.log(min(max(rng.random(), 1e-12), 1 - 1e-12)))",
+            "rng.gauss(0, 1)",
+        ),
+        "labelers: no weakness for length": (
+            "gold_score(prompt, response) + length_bias * count_words(response)",
+            "gold_score(prompt, response)",
+        ),
+        "labelers: neighbours only": ("combinations(self.responses, 2)", "zip(self.responses, self.responses[1:])"),
+        "labelers: accuracy of the noise": ("sum(max(p, 1.0 - p) for p in chances)", "sum(chances)"),
+    },
+    ("memory.py", "test_memory.py", ""): {
+        "memory: one moment": ("moments = 2 * trained", "moments = trained"),
+        "memory: cache without the response": (
+            "width = prompt_length + config.max_new_tokens",
+            "width = prompt_length",
+        ),
+        "memory: cache of all heads": (
+            'getattr(text, "num_key_value_heads", None) or text.num_attention_heads',
+            "text.num_attention_heads",
+        ),
+        "memory: no copy of the reference": (
+            "count + full * (count + separate * count)",
+            "count + full * separate * count",
+        ),
+        "memory: rollout and update at once": ("max(self.rollout, self.update)\n\n", "self.rollout + self.update\n\n"),
+        "memory: never refused": ("if free is None or self.total <= free", "if True"),
+    },
 }
 
 
@@ -272,8 +349,8 @@ def try_one(file: str, tests: str, which: str, right: str, wrong: str) -> str:
         if right not in text:
             return f"{file} no longer holds {right!r}: bring the mutation up to date"
         source.write_text(text.replace(right, wrong), encoding="utf-8")
-        (copy / "tests").mkdir()
         for name in ("tiny.py", "conftest.py", tests):
+            (copy / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / "tests" / name, copy / "tests" / name)
         child = os.fork()
         if child == 0:

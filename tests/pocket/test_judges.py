@@ -65,6 +65,7 @@ def test_gold_prefers(better, worse):
         (FALSE, 0.3),
         ("Rome.", -0.5),
         (TRUE + " The capital of France is Berlin.", 0.3 - 2 * 0.03),  # names both: wrong, and two words too many
+        (TRUE + " France is in Asia.", 1.8 - 0.3),  # a right answer, and a falsehood beside it
         (FLOWERY, 1.8 - 6 * 0.03),
         ("", -6.5),
         ("Certainly! Gladly! Certainly! " + TRUE, 2.4 - 2 * 0.6 - 0.5),  # two courtesies too many, one of them twice
