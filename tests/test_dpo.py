@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import GARBAGE, check_equal_updates, copies, only_these_move, plain, ragged, randomise
+from tiny import GARBAGE, check_equal_updates, check_goes_on, copies, only_these_move, plain, ragged, randomise
 
 from ppo_lib.configuration import ConfigError
 from ppo_lib.dpo import DPOConfig, DPOTrainer, dpo_loss, implicit_rewards
@@ -168,14 +168,8 @@ def test_one_two_and_seven_microbatches_give_one_update(build_tiny):
 
 def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
     options = {"epochs": 4, "batch": 6, "microbatch": 4}
-    trainer = build(build_tiny(), **options)
-    for _ in range(5):
-        trainer.step()
-    state = trainer.state()
-    metrics = [plain(trainer.step()) for _ in range(15)]
-    resumed = build(build_tiny(), **options)
-    resumed.load_state(*state)
-    assert [plain(resumed.step()) for _ in range(15)] == metrics
+    trainer, resumed = (build(build_tiny(), **options) for _ in range(2))
+    check_goes_on(trainer, resumed, 5, 15)
     assert trainer.evaluate([("A new one?", good, bad) for good in GOOD for bad in BAD])["accuracy"] > 0.9
 
 

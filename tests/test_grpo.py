@@ -10,6 +10,7 @@ from tiny import (
     MANY_EOS,
     PROMPTS,
     check_equal_updates,
+    check_goes_on,
     copies,
     count_vowels,
     length,
@@ -311,15 +312,7 @@ def test_it_learns_with_neither_critic_nor_backbone_moving(build):
 
 
 def test_it_goes_on_bit_for_bit_where_it_was_stopped(build):
-    trainer = build()
-    for _ in range(2):
-        trainer.step()
-    state = trainer.state()
-    metrics = [plain(trainer.step()) for _ in range(2)]
-    resumed = build(fresh=True)
-    resumed.load_state(*state)
-    assert [plain(resumed.step()) for _ in range(2)] == metrics
-    assert resumed.iteration == 4
+    check_goes_on(build(), build(fresh=True), 2, 2)
 
 
 # -------------------------------------------------------------------------------------------------------- refusals

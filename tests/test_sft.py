@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import EOS, PAD, check_equal_updates, copies, only_these_move, plain
+from tiny import EOS, PAD, check_equal_updates, check_goes_on, copies, only_these_move, plain
 from transformers import AutoModelForCausalLM
 
 from ppo_lib.backbone import Backbone
@@ -45,19 +45,13 @@ def test_one_two_and_seven_microbatches_give_one_update(build_tiny, rank):
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny, rank):
-    trainer = build(build_tiny(), lora_rank=rank, epochs=12, batch=5, microbatch=3)
+    options = {"lora_rank": rank, "epochs": 12, "batch": 5, "microbatch": 3}
+    trainer, resumed = (build(build_tiny(), **options) for _ in range(2))
     before = trainer.evaluate(PAIRS[:5])
-    metrics = [plain(trainer.step()) for _ in range(4)]
-    state = trainer.state()
-    metrics += [plain(trainer.step()) for _ in range(4)]
-    resumed = build(build_tiny(), lora_rank=rank, epochs=12, batch=5, microbatch=3)
-    resumed.load_state(*state)
-    assert resumed.iteration == 4
-    assert [plain(resumed.step()) for _ in range(4)] == metrics[4:]
+    check_goes_on(trainer, resumed, 4, 4)
     for a, b in zip(trainer.optimizer.parameters, resumed.optimizer.parameters, strict=True):
         assert torch.equal(a, b)
     assert trainer.evaluate(PAIRS[:5]) < before - 0.3
-    assert [m["iteration"] for m in metrics] == list(range(1, 9))
 
 
 def test_iterations_are_epochs_times_batches(build_tiny):

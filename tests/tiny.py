@@ -13,6 +13,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from ppo_lib.training import Trainer
+
 EOS, PAD = 0, 1  # ids in the byte-level vocabulary below
 MANY_EOS = [EOS, *range(2, 40)]  # so that answers end, and are of many lengths
 PROMPTS = ["Hi", "What is it?", "a", "Tell me more of that", "bcd", "Why?", "no"]
@@ -123,6 +125,24 @@ def check_equal_updates(updates: list[tuple[dict[str, float], list[torch.Tensor]
         assert other_metrics == pytest.approx(metrics, abs=1e-6)
         for a, b in zip(parameters, other_parameters, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def check_goes_on(trainer: Trainer, resumed: Trainer, before: int, after: int) -> None:
+    """A trainer that is given the state of another makes the steps, bit for bit, that the other makes.
+
+    Args:
+        trainer: has not made a step yet.
+        resumed: is given its state.
+        before: steps until then.
+        after: steps to compare.
+    """
+    first = [trainer.step() for _ in range(before)]
+    state = trainer.state()
+    expected = [plain(trainer.step()) for _ in range(after)]
+    assert [metrics["iteration"] for metrics in first + expected] == list(range(1, before + after + 1))
+    resumed.load_state(*state)
+    assert resumed.iteration == before
+    assert [plain(resumed.step()) for _ in range(after)] == expected
 
 
 @contextmanager

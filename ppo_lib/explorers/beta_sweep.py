@@ -4,7 +4,7 @@ import math
 import statistics
 from functools import lru_cache
 
-from ppo_lib.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Parameter, curve, short
 from ppo_lib.recordings import RecordedRun, list_recorded, load_recorded
 
 PREFIX = "pocket/beta_"
@@ -32,6 +32,12 @@ def at_end(runs: list[RecordedRun], metric: str) -> tuple[float, float]:
 def over_seeds(runs: list[RecordedRun], metric: str) -> list[tuple[float, ...]]:
     """For each iteration the metric of all seeds."""
     return list(zip(*(run.column(metric) for run in runs), strict=True))
+
+
+def seeds_of(name: str, betas: list[str], ends: list[tuple[float, float]], panel: int = 0) -> Curve:
+    """Points with their spread: mean and standard deviation over seeds, for each β."""
+    means, spreads = zip(*ends, strict=True)
+    return curve(name, betas, means, "points", panel, spread=spreads)
 
 
 def plus_minus(pair: tuple[float, float]) -> str:
@@ -64,24 +70,10 @@ def frame(beta: float) -> Frame:
         )
     return Frame(
         curves=(
-            curve(
-                "proxy score",
-                names,
-                [m for m, _ in ends["score_mean"]],
-                "points",
-                spread=[s for _, s in ends["score_mean"]],
-            ),
-            curve(
-                "gold score",
-                names,
-                [m for m, _ in ends["gold_mean"]],
-                "points",
-                spread=[s for _, s in ends["gold_mean"]],
-            ),
+            seeds_of("proxy score", names, ends["score_mean"]),
+            seeds_of("gold score", names, ends["gold_mean"]),
             curve("this β", here * 2, [proxy[0], gold[0]], "points"),
-            curve(
-                "KL at the end", names, [m for m, _ in ends["kl_k1"]], "points", 1, spread=[s for _, s in ends["kl_k1"]]
-            ),
+            seeds_of("KL at the end", names, ends["kl_k1"], panel=1),
             curve("this β", here, [nats[0]], "points", 1),
             curve(
                 "proxy, mean of the seeds",
