@@ -2,7 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -44,3 +47,14 @@ def chromium() -> str:
         pytest.skip("no Chromium here; with CI=true this is a failure")
     assert found, "CI=true and no Chromium: .ci/run installs it"
     return found
+
+
+@contextmanager
+def launched_chromium() -> Iterator[Any]:
+    """The browser, started by Playwright; skips without one of the two."""
+    executable = chromium()
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=executable, args=CHROMIUM)
+        yield browser
+        browser.close()

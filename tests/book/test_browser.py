@@ -5,20 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.book.book import CHROMIUM, built_book, chromium, toc_files
+from tests.book.book import built_book, launched_chromium, toc_files
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def browser():
-    executable = chromium()
-    html = built_book()
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        launched = p.chromium.launch(executable_path=executable, args=CHROMIUM)
-        yield launched, html
-        launched.close()
+    with launched_chromium() as launched:
+        yield launched, built_book()
 
 
 class Visit:

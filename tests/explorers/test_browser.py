@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.book.book import CHROMIUM, ROOT, built_book, chromium, toc_files
+from tests.book.book import ROOT, built_book, launched_chromium, toc_files
 from tests.explorers.grid import NAMES, curves, explorer, stored, texts_of, tokens
 
 pytestmark = pytest.mark.browser
@@ -75,12 +75,8 @@ AFRESH = """async () => {
 
 @pytest.fixture(scope="module")
 def browser():
-    executable = chromium()
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        launched = p.chromium.launch(executable_path=executable, args=CHROMIUM)
+    with launched_chromium() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

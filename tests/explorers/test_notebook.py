@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from ppo_lib.explorers import live
-from tests.book.book import CHROMIUM, ROOT, chromium
+from tests.book.book import ROOT, launched_chromium
 from tests.explorers.grid import explorer, texts_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -31,12 +31,8 @@ COLAB = """(html) => {
 
 @pytest.fixture(scope="module")
 def browser():
-    executable = chromium()
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        launched = p.chromium.launch(executable_path=executable, args=CHROMIUM)
+    with launched_chromium() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture
