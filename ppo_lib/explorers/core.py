@@ -115,8 +115,7 @@ def curve(
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: the names of its axes with their units, and what they span (``None``: fitted to the curves,
-    in the published page to those of the whole grid)."""
+    """One picture: the names of its axes with their units, and what they span (``None``: all that the grid holds)."""
 
     caption: str
     x: str
