@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from looks import scrub
 from sweeps import run_missing
 
 from ppo_lib import pocket
@@ -120,32 +121,6 @@ def held_out(trainer: PPOTrainer) -> dict[str, float]:
     }
 
 
-def scrub(trainer: PPOTrainer, rows: list[int]) -> list[dict[str, Any]]:
-    """The same few prompts at every look: answer, scores, and per token what PPO saw."""
-    experience = trainer.collect(rows, torch.Generator().manual_seed(7))
-    decode, found = trainer.backbone.tokenizer, []
-    for i, row in enumerate(rows[:SCRUB_KEEP]):
-        n, prompt = int(experience.batch.response_lengths[i]), trainer.prompts[row]
-        ids = experience.batch.responses[i, :n].tolist()
-        columns = {
-            "kl": experience.logprobs[i] - experience.ref_logprobs[i],
-            "value": experience.values[i],
-            "advantage": experience.advantages[i],
-        }
-        found.append(
-            {
-                "iteration": trainer.iteration,
-                "prompt": prompt,
-                "response": experience.texts[i],
-                "score": round(float(experience.scores[i]), 3),
-                "gold": round(pocket.gold_score(prompt, experience.texts[i]), 3),
-                "tokens": [decode.decode([token]) for token in ids],
-                **{name: [round(x, 3) for x in column[:n].tolist()] for name, column in columns.items()},
-            }
-        )
-    return found
-
-
 def record(job: Job) -> str:
     """Run one job to its end and store it."""
     name, overrides, seed = job
@@ -163,7 +138,7 @@ def record(job: Job) -> str:
     rows = [prompts.index(p) for p in list(dict.fromkeys(favourites))[:SCRUB_ROWS]]
     scrubbed = seed == SCRUBBED_SEED and name in SCRUBBED
     metrics: list[dict[str, Any]] = []
-    samples: list[dict[str, Any]] = scrub(trainer, rows) if scrubbed else []
+    samples: list[dict[str, Any]] = scrub(trainer, rows, SCRUB_KEEP) if scrubbed else []
     looks: list[dict[str, Any]] = [
         {"iteration": 0, **held_out(trainer), "base_perplexity": base_perplexity(policy, documents)}
     ]
@@ -174,7 +149,7 @@ def record(job: Job) -> str:
             looks.append({"iteration": trainer.iteration, **look})
         metrics.append(row)
         if scrubbed and trainer.iteration % SCRUB_EVERY == 0:
-            samples += scrub(trainer, rows)
+            samples += scrub(trainer, rows, SCRUB_KEEP)
         elif trainer.iteration == config.iterations:
             samples += trainer.samples()[:3]
     about = manifest(

@@ -1,5 +1,6 @@
 """The loop around a trainer: iterations, records, checkpoints by the clock, and an orderly stop."""
 
+import os
 import signal
 import sys
 import threading
@@ -53,8 +54,8 @@ def drive(
     run.restore(trainer)
     processes = run.processes
     total, last, cost = trainer.iterations, time.monotonic(), 0.0
-    quiet = {} if progress and processes.first else {"disable": True}  # progress leaves it to TQDM_DISABLE
-    with tqdm(total=total, initial=trainer.iteration, desc=run.path.name, **quiet) as bar:
+    shown = progress and processes.first and not os.environ.get("TQDM_DISABLE")  # tqdm's notebook bar does not look
+    with tqdm(total=total, initial=trainer.iteration, desc=run.path.name, disable=not shown) as bar:
         while trainer.iteration < total:
             with deferred_signals() as caught:
                 metrics = trainer.step()

@@ -77,6 +77,7 @@ class RunFolder:
             ConfigError: the folder was begun with another configuration; names the first key.
         """
         self.check(config)
+        self.started = time.monotonic()  # the stages before it, in a run of several, are not its own time
         self.processes.wait()  # until all have looked at the folder
         path = self.path / "config.yaml"
         if self.processes.first and not path.exists():

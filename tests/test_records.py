@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from ppo_lib.checkpoints import load_checkpoint, save_checkpoint, saved_checkpoints
 from ppo_lib.configuration import ConfigError, option
@@ -87,6 +88,29 @@ def test_a_run_leaves_config_metrics_samples_checkpoints_model_and_manifest(tmp_
     description = json.loads((run.path / "manifest.json").read_text())
     assert description["seed"] == 0
     assert description["iterations"] == 5
+
+
+@pytest.mark.parametrize("disabled", ["", "1"])
+def test_the_environment_can_switch_the_progress_bar_off(tmp_path, monkeypatch, disabled):
+    """tqdm's bar for notebooks does not look at TQDM_DISABLE, so the driver does."""
+    seen = []
+
+    def bar(*, disable, **kwargs):
+        seen.append(disable)
+        return tqdm(**kwargs, disable=True)
+
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    monkeypatch.setattr("ppo_lib.driving.tqdm", bar)
+    list(drive(Walk(), RunFolder(tmp_path / "run")))
+    assert seen == [bool(disabled)]
+
+
+def test_a_run_that_waited_for_others_counts_only_its_own_time(tmp_path):
+    """The folders of all stages are looked at before the first one starts."""
+    run = RunFolder(tmp_path / "run")
+    run.started -= 1000  # the stages before it took so long
+    list(drive(Walk(), run, progress=False))
+    assert json.loads((run.path / "manifest.json").read_text())["seconds"] < 500
 
 
 def test_nothing_in_a_run_is_pickled(tmp_path):
