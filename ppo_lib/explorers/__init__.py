@@ -8,6 +8,7 @@ from ppo_lib.explorers.baselines import baseline
 from ppo_lib.explorers.beta_sweep import beta_runs
 from ppo_lib.explorers.bias_variance import gae_bias_variance
 from ppo_lib.explorers.clipping import clip
+from ppo_lib.explorers.comparing import compare_runs
 from ppo_lib.explorers.computer import ppo_computer
 from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Parameter, Strip
 from ppo_lib.explorers.discounting import discount
@@ -36,6 +37,7 @@ ALL = (
     clip,
     clip_batch,
     total_loss,
+    compare_runs,
     closed_form,
     ppo_computer,
 )

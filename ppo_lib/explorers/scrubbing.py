@@ -20,8 +20,11 @@ RUNS = {
     "β = 0.5": "pocket/beta_0.5/seed_0",
     "no baseline": "pocket/no_baseline/seed_0",
     "all brakes off": "pocket/all_off/seed_0",
+    "stories, β = 0.1": "stories/beta_0.1/seed_0",
+    "stories, β = 0": "stories/beta_0.0/seed_0",
 }
-FIGURES = (("score_mean", "proxy score", 0), ("gold_mean", "gold score", 0), ("kl_k1", "KL to the reference", 1))
+# The judge that PPO does not see: column of the samples, and its name.
+OTHERS = {"gold": "gold score", "second": "second judge"}
 
 
 @lru_cache
@@ -41,24 +44,30 @@ def answer_at(run: str, prompt: str, step: float) -> dict[str, Any]:
     return min(rows, key=lambda row: abs(row["iteration"] - step))
 
 
+def other_judge(row: dict[str, Any]) -> str:
+    """Which of ``OTHERS`` a recorded answer was judged by."""
+    return next(name for name in OTHERS if name in row)
+
+
 def frame(run: str, prompt: str, step: float, quantity: str) -> Frame:
     """Curves with a cursor at ``step``; the answer with ``quantity`` on its tokens."""
     row = answer_at(run, prompt, step)
     column, scale = QUANTITIES[quantity]
-    metrics = recording(run)
+    metrics, other = recording(run), other_judge(row)
     iterations = metrics.column("iteration")
-    curves = [curve(name, iterations, metrics.column(metric), panel=panel) for metric, name, panel in FIGURES]
+    drawn = (("score_mean", "proxy score", 0), (f"{other}_mean", OTHERS[other], 0), ("kl_k1", "KL to the reference", 1))
+    curves = [curve(name, iterations, metrics.column(metric), panel=panel) for metric, name, panel in drawn]
     for panel in (0, 1):
         # Iteration 0 is before training: the cursor stands at the first measurement.
         at = max(int(row["iteration"]), 1) - 1
-        heights = [metrics.column(metric)[at] for metric, _, where in FIGURES if where == panel]
+        heights = [metrics.column(metric)[at] for metric, _, where in drawn if where == panel]
         curves.append(curve("this step", [iterations[at]] * len(heights), heights, "points", panel))
     when = "before training" if row["iteration"] == 0 else f"after iteration {row['iteration']}"
     return Frame(
         curves=tuple(curves),
         rows=(
             ("proxy score of this answer", short(row["score"], 3)),
-            ("gold score of this answer", short(row["gold"], 3)),
+            (f"{OTHERS[other]} of this answer", short(row[other], 3)),
             ("log-ratio summed over the answer", f"{short(sum(row['kl']), 3)} nats"),
             ("length", f"{len(row['tokens'])} tokens"),
         ),
@@ -76,7 +85,7 @@ def scrubber(
     """Step through a recorded run, or through several as far as all of them went.
 
     Args:
-        run: one of ``RUNS``, or several to choose from.
+        run: one of ``RUNS``, or several of one world to choose from.
         prompt: show only this one; all recorded prompts by default.
         quantities: what may colour the tokens, of ``QUANTITIES``.
         name: another one where a page has two scrubbers.

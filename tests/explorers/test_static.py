@@ -10,6 +10,7 @@ import pytest
 
 from ppo_lib import explorers
 from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Parameter, curve, short, strip
+from ppo_lib.recordings import list_recorded, load_recorded
 from tests.explorers.grid import NAMES, curves, explorer, grid_of, stored, texts_of, tokens
 
 MOST_BYTES, MOST_PACKED = 200_000, 60_000
@@ -214,3 +215,23 @@ def test_the_baseline_moves_no_mean():
 def test_all_explorers_are_public_and_have_names_of_their_own():
     assert {function.__name__ for function in explorers.ALL} <= set(explorers.__all__)
     assert len({explorer(name).name for name in NAMES}) == len(NAMES)
+
+
+def test_recorded_runs_are_compared_by_the_mean_of_their_seeds_at_the_end():
+    one = explorer("compare_runs")
+    first, second = "stories, β = 0.1", "pocket, β = 0.05"
+    found = {row[0]: row[1:] for row in one.frame(first=first, second=second).rows}
+    for column, folder in enumerate(("stories/beta_0.1/", "pocket/beta_0.05/")):
+        runs = [load_recorded(name) for name in list_recorded() if name.startswith(folder)]
+        ends = [sum(row["score_mean"] for row in run.metrics[-3:]) / 3 for run in runs]
+        assert found["seeds"][column] == str(len(runs))
+        mean, low, high = (short(value, 3) for value in (sum(ends) / len(ends), min(ends), max(ends)))
+        assert found["proxy score at the end"][column] == f"{mean} ({low} to {high})"
+    assert found["other judge"] == ("word lexicon", "gold score")
+    assert one.frame(first=first, second=first).sentence == "Twice the same run."
+
+
+def test_a_run_without_a_gold_score_is_scrubbed_with_its_second_judge():
+    frame = explorers.scrubber("stories, β = 0.1").frame()
+    assert [row[0] for row in frame.rows][:2] == ["proxy score of this answer", "second judge of this answer"]
+    assert {one.name for one in frame.curves} >= {"proxy score", "second judge", "KL to the reference"}
