@@ -20,7 +20,7 @@ response is 0; a constant learning rate.
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -133,12 +133,13 @@ class PPOTrainer:
         #    the first epoch will see, so that its ratio is exactly 1, rounding included.
         shape = (4, *mask.shape)
         logprobs, values, entropy, ref_logprobs = torch.zeros(shape, dtype=self.backbone.head_dtype, device=self.device)
-        for piece in self.pieces(torch.arange(len(batch), device=self.device)):
-            part = batch.select(piece)
-            width = part.responses.shape[1]
-            seen = policy.evaluate(part, config.temperature)
-            logprobs[piece, :width], values[piece, :width], entropy[piece, :width] = seen
-            ref_logprobs[piece, :width] = policy.reference_logprobs(part, config.temperature)
+        for minibatch in torch.arange(len(batch), device=self.device).split(config.minibatch):
+            for piece in self.pieces(minibatch, batch):
+                part = batch.select(piece)
+                width = part.responses.shape[1]
+                seen = policy.evaluate(part, config.temperature)
+                logprobs[piece, :width], values[piece, :width], entropy[piece, :width] = seen
+                ref_logprobs[piece, :width] = policy.reference_logprobs(part, config.temperature)
         self.processes.add(logprobs, values, entropy, ref_logprobs)  # each process has filled in its own rows
         # 5. Augmented reward.
         kl = kl_estimate(logprobs, ref_logprobs, config.kl_estimator)
@@ -162,7 +163,7 @@ class PPOTrainer:
             if epoch:  # the first epoch keeps the rollout's order, which is random already
                 order = order[torch.randperm(len(order), generator=self.generator, device=self.device)]
             for minibatch in order.split(config.minibatch):
-                for piece in self.processes.share(minibatch).split(config.microbatch):
+                for piece in self.pieces(minibatch, experience.batch):
                     # Every token of a step weighs the same, whatever piece it falls into.
                     share = float(lengths[piece].sum() / lengths[minibatch].sum())
                     loss, ratio, parts = self.loss(experience, piece)
@@ -198,10 +199,12 @@ class PPOTrainer:
         parts["approx_kl"] = policy.approx_kl
         return total, policy.ratio, {name: float(part.detach()) for name, part in parts.items()}
 
-    def pieces(self, order: Tensor) -> Iterator[Tensor]:
-        """The microbatches of every minibatch of ``order``, as far as they are this process's."""
-        for minibatch in order.split(self.config.minibatch):
-            yield from self.processes.share(minibatch).split(self.config.microbatch)
+    def pieces(self, minibatch: Tensor, batch: TokenBatch) -> tuple[Tensor, ...]:
+        """The microbatches of this process's share of a minibatch; rows of like length together, to save padding."""
+        rows = self.processes.share(minibatch)
+        if len(rows) > self.config.microbatch:
+            rows = rows[(batch.prompt_lengths + batch.response_lengths)[rows].argsort(stable=True)]
+        return rows.split(self.config.microbatch)
 
     def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch, finished: Tensor | None = None) -> Tensor:
         """Scores ``(B,)`` of rollouts; see :func:`ppo_lib.judging.judge`."""

@@ -177,6 +177,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "ppo: reference updated by the actor": ("policy.reference_logprobs(part, config.temperature)", "seen.logprobs"),
         "ppo: values for returns": ("value_loss(new.values, old.returns,", "value_loss(new.values, old.values,"),
         "ppo: microbatches weigh the same": ("(share * loss).backward()", "loss.backward()"),
+        "ppo: microbatches of any length": ("if len(rows) > self.config.microbatch:", "if False:"),
         "ppo: temperature forgotten in the loss": (
             "evaluate(old.batch, config.temperature, entropy_grad",
             "evaluate(old.batch, 1.0, entropy_grad",

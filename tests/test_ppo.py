@@ -221,6 +221,20 @@ def test_one_two_and_seven_microbatches_give_one_update(build, dtype):
             torch.testing.assert_close(a, b, atol=1e-6 if dtype == "float64" else 1e-4, rtol=0)
 
 
+def test_microbatches_hold_responses_of_like_length(build):
+    trainer = build(microbatch=3)
+    batch = trainer.collect(range(7)).batch
+    minibatch = torch.tensor([3, 5, 0, 1, 6, 2, 4])
+    pieces = trainer.pieces(minibatch, batch)
+    assert [len(piece) for piece in pieces] == [3, 3, 1]
+    assert sorted(torch.cat(pieces).tolist()) == list(range(7))
+    lengths = (batch.prompt_lengths + batch.response_lengths)[torch.cat(pieces)].tolist()
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+    (whole,) = trainer.pieces(minibatch[:3], batch)  # nothing to split, nothing to save
+    assert torch.equal(whole, minibatch[:3])
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "phi"])
 @pytest.mark.parametrize("microbatch", [14, 4])
 def test_the_ratio_is_1_on_the_first_minibatch(build, architecture, microbatch):
