@@ -81,10 +81,10 @@ def frame(first: str, second: str) -> Frame:
         rows=(
             model,
             ("seeds", *(str(len(runs)) for runs in both)),
-            row("proxy score at the end", "score_mean"),
-            row("KL at the end, nats", "kl_k1"),
+            row("proxy score", "score_mean"),
+            row("KL, nats per response", "kl_k1"),
             judge,
-            row("its score at the end", ""),
+            row("its score", ""),
         ),
         sentence=sentence,
     )
@@ -115,5 +115,5 @@ def compare_runs() -> Explorer:
             Panel("How far the policy has drifted.", "iteration", "KL (nats per response)"),
             Panel("A judge that was never trained on.", "iteration", "its own unit"),
         ),
-        header=("", FIRST, SECOND),
+        header=("at the end", FIRST, SECOND),
     )

@@ -226,7 +226,7 @@ def test_recorded_runs_are_compared_by_the_mean_of_their_seeds_at_the_end():
         ends = [sum(row["score_mean"] for row in run.metrics[-3:]) / 3 for run in runs]
         assert found["seeds"][column] == str(len(runs))
         mean, low, high = (short(value, 3) for value in (sum(ends) / len(ends), min(ends), max(ends)))
-        assert found["proxy score at the end"][column] == f"{mean} ({low} to {high})"
+        assert found["proxy score"][column] == f"{mean} ({low} to {high})"
     assert found["other judge"] == ("word lexicon", "gold score")
     assert one.frame(first=first, second=first).sentence == "Twice the same run."
 
