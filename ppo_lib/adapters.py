@@ -4,6 +4,7 @@ An adapter adds ``(alpha / rank) B A`` to the weight of every linear layer but t
 and ``B`` of ``rank`` columns (Hu et al., 2021). PEFT does the work; here it is held to what this library needs.
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,10 @@ def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str 
     pinned = pinned_model(base)  # transformers has put its own idea of the name there
     config.base_model_name_or_path, config.revision = (pinned.name, pinned.commit) if pinned else (base, None)
     config.save_pretrained(str(folder))
+    file = Path(folder) / "adapter_config.json"
+    written = json.loads(file.read_text())
+    written["target_modules"].sort()  # a set there: its order, and so the file, would change from process to process
+    file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
 def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, dtype: torch.dtype, folder: str | Path) -> None:

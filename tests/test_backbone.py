@@ -1,7 +1,10 @@
 """The frozen model: what may be loaded, what its adapters change, and log-probs without a (B, T, V) tensor."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -198,6 +201,21 @@ def test_a_saved_adapter_loads_in_plain_peft_and_the_merged_model_in_plain_trans
     assert not torch.allclose(ours, plain, atol=1e-2)
     torch.testing.assert_close(peft, ours, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(merged, ours, atol=1e-4, rtol=1e-4)  # the sum is taken before instead of after
+
+
+def test_the_same_adapter_gives_the_same_files_in_every_process(tiny_folder, tmp_path):
+    """PEFT keeps names of layers in a set, whose order depends on the process's hash seed."""
+    program = (
+        "import sys; from ppo_lib.backbone import Backbone; backbone = Backbone.from_pretrained(sys.argv[1]); "
+        "backbone.add_adapter('policy'); backbone.save_adapter('policy', sys.argv[2])"
+    )
+    model, written = tiny_folder(), []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", program, str(model), str(folder)], check=True, env=environment)
+        written.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert written[0] == written[1]
 
 
 def test_an_adapter_comes_back_as_it_was_saved(build_tiny, tmp_path):
