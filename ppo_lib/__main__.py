@@ -21,7 +21,7 @@ from typing import NoReturn
 import torch
 
 from ppo_lib.commands import run_align, run_export, run_pin, run_report, run_sample, run_train
-from ppo_lib.distributed import ProcessLost
+from ppo_lib.distributed import ProcessLost, missing, of_an_exchange
 from ppo_lib.exports import TARGETS
 from ppo_lib.records import Interrupted
 from ppo_lib.stages import CONFIGS
@@ -119,6 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         first = str(error).splitlines()[0]
         print(f"{name}: out of memory ({first}); lower microbatch: same result, less memory", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not of_an_exchange(error):
+            raise
+        print(f"{name}: {missing(error)}", file=sys.stderr, flush=True)
         return 1
     except BrokenPipeError:  # the reader of the output went away, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

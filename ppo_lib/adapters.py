@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ppo_lib.hub import pinned_model
 from ppo_lib.loading import load_tensors, read_json
+from ppo_lib.sharding import own_part, whole
 
 
 def adapter_names(causal_lm: PreTrainedModel) -> list[str]:
@@ -123,6 +124,7 @@ def merged_model(causal_lm: PreTrainedModel, adapter: str | None) -> PreTrainedM
     for key, tensor in causal_lm.state_dict().items():
         if "lora_" in key:
             continue
+        tensor = whole(own_part(tensor), tensor)  # of a model that is sharded
         module = key.partition(".base_layer.")[0]
         if adapter is not None and ".base_layer.weight" in key and module in lora:
             tensor = tensor + lora[module].get_delta_weight(adapter).to(tensor.dtype)

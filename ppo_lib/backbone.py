@@ -13,7 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ppo_lib import adapters
+from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.loading import eos_token_ids, load_causal_lm
+from ppo_lib.sharding import place
 from ppo_lib.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
 
 # The language-model head turns H numbers per token into V. It runs over slices of this many logits, which are
@@ -29,6 +31,7 @@ class Backbone(nn.Module):
         tokenizer: its tokenizer.
         name: where it came from; saved with adapters, so that they find their base again.
         chat_template: put every prompt into the tokenizer's chat template.
+        processes: those that hold the model's parts together; by default it is whole.
 
     Raises:
         ValueError: no chat template where one is wanted, no EOS token, a model whose logits are not its output
@@ -36,12 +39,17 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, chat_template: bool = False
+        self,
+        causal_lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        chat_template: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         if chat_template:
             in_chat_form(tokenizer, "")  # refuses a tokenizer without a template
-        self.chat_template = chat_template
+        self.chat_template, self.processes = chat_template, processes if processes.sharded else ALONE
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
@@ -52,17 +60,26 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str = "cpu", dtype: str = "float32", chat_template: bool = False
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        chat_template: bool = False,
+        processes: Processes = ALONE,
     ) -> "Backbone":
-        """Load a model and its tokenizer onto a device; arguments and errors as :func:`load_causal_lm`."""
+        """Load a model and its tokenizer onto a device; arguments and errors as :func:`load_causal_lm`.
+
+        Processes that want it sharded hold it together, a part each.
+        """
         causal_lm, tokenizer = load_causal_lm(path, dtype)
-        causal_lm.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(causal_lm, tokenizer, str(path), chat_template)
+        place(causal_lm, device, processes.parts)
+        return cls(causal_lm, tokenizer, str(path), chat_template, processes)
 
     def copy(self) -> "Backbone":
         """Another backbone with the same weights and no adapter, on the same device."""
-        causal_lm = self.merged(None).to(self.device)  # type: ignore[arg-type]
-        return Backbone(causal_lm, self.tokenizer, self.name, self.chat_template)
+        causal_lm = self.merged(None)
+        place(causal_lm, str(self.device), self.processes.parts)
+        return Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.processes)
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over the weights of a model of the same architecture.

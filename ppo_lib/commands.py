@@ -100,11 +100,11 @@ def run_stage(
         run.begin(to_mapping(config))  # refuses another configuration
         run.processes.say(f"{stage}: already done, the model is in {run.model}")
         return
-    plan = memory_plan(config, sft, reward, run.processes.size) if stage == "ppo" else None
+    plan = memory_plan(config, sft, reward, run.processes) if stage == "ppo" else None
     if plan is not None:  # before any weights are read
         plan.check(free_memory(run.processes.device or pick_device(config.device)))
     trainer = build(stage, config, sft, reward, run.processes)
-    run.processes.say(f"{stage}: {describe_batches(config, trainer.iterations, run.processes.size)}")
+    run.processes.say(f"{stage}: {describe_batches(config, trainer.iterations, run.processes)}")
     if plan is not None:
         run.processes.say(plan.table())
     if when_built is not None:
@@ -125,6 +125,11 @@ def run_align(options: argparse.Namespace) -> None:
     check_tracker(options.log)
     folder: Path = options.out
     processes = Processes.launched(configs["ppo"].device)
+    if processes.sharded:
+        raise ConfigError(
+            "align ends by measuring with whole models in one process, so it does not go with FSDP; "
+            "use train sft, train reward and train ppo, one after the other"
+        )
     whole = RunFolder(folder, options.resume, processes)
     everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
     whole.check(everything)

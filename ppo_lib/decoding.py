@@ -22,7 +22,12 @@ LOOK = 16  # steps between looks at whether every row has ended: each look waits
 
 
 def supports_static_cache(backbone: Backbone) -> bool:
-    """Whether every layer attends to all that came before; sliding windows and recurrent layers do not."""
+    """Whether every layer attends to all that came before; sliding windows and recurrent layers do not.
+
+    A model that is sharded does not either: its blocks come and go, and a graph wants fixed addresses.
+    """
+    if backbone.processes.sharded:
+        return False
     kinds = set(getattr(backbone.causal_lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
     return kinds == {"full_attention"}
 

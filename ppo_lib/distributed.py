@@ -7,7 +7,8 @@ defined on it (whitening, advantages, KL, metrics) is computed by the very code 
 are added before the optimizer clips them and steps. So the parameters stay the same everywhere, and the same batch
 gives the same steps on any number of processes, up to the order in which floats are added.
 
-accelerate starts the processes, finds their devices and connects them; this module says what they exchange.
+accelerate starts the processes, finds their devices and connects them; this module says what they exchange. Each holds
+whole models, or with FSDP a part of each (:mod:`ppo_lib.sharding`).
 """
 
 import os
@@ -23,17 +24,14 @@ from accelerate import PartialState
 from torch import Tensor
 
 from ppo_lib.configuration import ConfigError
+from ppo_lib.sharding import sharding_wanted
 
 T = TypeVar("T")
 Rows = TypeVar("Rows", Tensor, list[Any], range)
 
 # How long a process waits for the others, who may be writing a model or waiting for a reward, before it gives up.
 PATIENCE = timedelta(minutes=30)
-ENGINES = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
-}
+ENGINES = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron"}
 
 
 class ProcessLost(RuntimeError):
@@ -48,11 +46,13 @@ class Processes:
         rank: number of this process, from 0.
         size: how many there are.
         device: the device that is this process's own, or None where the configuration decides alone.
+        sharded: the models are divided among the processes, instead of whole on each; see :mod:`ppo_lib.sharding`.
     """
 
     rank: int = 0
     size: int = 1
     device: str | None = None
+    sharded: bool = False
 
     @classmethod
     def launched(cls, device: str = "auto") -> "Processes":
@@ -65,7 +65,8 @@ class Processes:
             ConfigError: more processes than GPUs on this machine, or a way of launching that is not supported.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
-        check_launch(size)
+        check_launch()
+        sharded = sharding_wanted()
         if size == 1:
             return cls()
         cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
@@ -78,12 +79,17 @@ class Processes:
             )
         with answering():
             state = PartialState(cpu=cpu, timeout=PATIENCE)
-        return cls(state.process_index, state.num_processes, "cpu" if cpu else f"cuda:{local}")
+        return cls(state.process_index, state.num_processes, "cpu" if cpu else f"cuda:{local}", sharded)
 
     @property
     def first(self) -> bool:
         """True for the one process that writes files and speaks."""
         return self.rank == 0
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts a model is divided; 1 where each process holds it whole."""
+        return self.size if self.sharded else 1
 
     def say(self, text: str) -> None:
         """Print, once for all processes."""
@@ -91,17 +97,26 @@ class Processes:
             print(text, flush=True)
 
     def check_share(self, name: str, count: int) -> None:
-        """Refuse a batch that leaves a process without work.
+        """Refuse a batch that leaves a process without work, or, of a model that is sharded, with more than others.
 
         Raises:
             ConfigError: names the key, its value and the number of processes.
         """
         if count < self.size:
             raise ConfigError(f"{name} is {count}, but {self.size} processes share it; give each at least one")
+        if self.sharded and count % self.size:
+            raise ConfigError(
+                f"{name} is {count}, but {self.size} processes that hold parts of one model need equal shares; "
+                f"use a multiple of {self.size}"
+            )
 
     def share(self, rows: Rows) -> Rows:
         """The part of some rows that is this process's: pieces of equal size (give or take one), in order of rank."""
         return rows[self.rank * len(rows) // self.size : (self.rank + 1) * len(rows) // self.size]
+
+    def largest_share(self, rows: Rows) -> int:
+        """How many of some rows the process has that has most of them; alone, all."""
+        return -(-len(rows) // self.size)
 
     def gather(self, items: list[T]) -> list[T]:
         """The lists of all processes, joined in the order of the ranks: the inverse of :meth:`share`."""
@@ -151,7 +166,7 @@ class Processes:
 ALONE = Processes()
 
 
-def check_launch(size: int) -> None:
+def check_launch() -> None:
     """Refuse what a launcher asks for and this library would not do.
 
     Raises:
@@ -160,8 +175,8 @@ def check_launch(size: int) -> None:
     for variable, engine in ENGINES.items():
         if os.environ.get(variable, "false").lower() == "true":
             raise ConfigError(
-                f"accelerate was asked for {engine}, but ppo_lib shares out batches and gives each process a whole "
-                "model; launch without it, or see the page 'When one machine is not enough'"
+                f"accelerate was asked for {engine}, which ppo_lib does not know; to divide a model among processes, "
+                "launch with --use_fsdp --fsdp_version 2"
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
@@ -181,7 +196,15 @@ def answering() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what gloo and NCCL raise
-        reason = " ".join(str(error).split())[:160]
-        raise ProcessLost(
-            f"another process of this run has ended or does not answer; go on with --resume ({reason})"
-        ) from error
+        raise ProcessLost(missing(error)) from error
+
+
+def missing(error: RuntimeError) -> str:
+    """The sentence for an exchange that has failed."""
+    reason = " ".join(str(error).split())[:160]
+    return f"another process of this run has ended or does not answer; go on with --resume ({reason})"
+
+
+def of_an_exchange(error: RuntimeError) -> bool:
+    """Whether it comes from gloo or NCCL, as where torch gathers the parts of a sharded model on its own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

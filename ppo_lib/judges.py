@@ -68,7 +68,9 @@ def load_judge(
         shared = backbone
         if base != backbone.name:
             dtype = str(backbone.causal_lm.dtype).removeprefix("torch.")
-            shared = Backbone.from_pretrained(base, str(backbone.device), dtype, backbone.chat_template)
+            shared = Backbone.from_pretrained(
+                base, str(backbone.device), dtype, backbone.chat_template, backbone.processes
+            )
         return RewardModel.from_pretrained(name, shared)
     if Path(name).is_dir() or pinned_model(name):
         return PublishedRewardModel(name, backbone.device)

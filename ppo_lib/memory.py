@@ -23,6 +23,7 @@ from ppo_lib.backbone import MAX_LOGITS
 from ppo_lib.configuration import ConfigError
 from ppo_lib.loading import DTYPES
 from ppo_lib.ppo_config import PPOConfig
+from ppo_lib.sharding import blocks_of
 
 ADAPTER_BYTES = 4  # adapters, heads, gradients, moments and log-probs are float32, whatever the weights are
 KEPT = 1.5  # bytes kept for the backward pass for each byte that a linear layer reads or writes
@@ -35,7 +36,8 @@ class MemoryPlan:
     """Bytes, by what they hold.
 
     Attributes:
-        weights: of every model: the backbone, with ``finetune: full`` its trained copies, and others that are loaded.
+        weights: of every model: the backbone, with ``finetune: full`` its trained copies, and others that are loaded;
+            of models that are sharded, this process's part, and two blocks that are gathered at a time.
         adapters: LoRA adapters and scalar heads, those of a reward model on the same backbone included.
         optimizer: Adam's two moments, and float32 copies of weights that are trained in half precision.
         gradients: of all that is trained.
@@ -107,6 +109,7 @@ def plan_memory(
     reward_rank: int = 0,
     others: Sequence[PreTrainedConfig] = (),
     processes: int = 1,
+    parts: int = 1,
 ) -> MemoryPlan:
     """The memory plan of a PPO run.
 
@@ -117,12 +120,14 @@ def plan_memory(
         reward_rank: LoRA rank of a reward model on the same backbone; 0 for none.
         others: models that are loaded besides, such as the backbone of a reward model of its own.
         processes: how many share a rollout batch; the plan is that of one of them.
+        parts: into how many parts the models' blocks are divided (:mod:`ppo_lib.sharding`); 1 for whole ones.
     """
     shape = empty_model(model)
     text, layers = model.get_text_config(), adapted_layers(shape)
     weight_bytes = DTYPES[config.dtype].itemsize
-    count = sum(p.numel() for p in shape.parameters())
-    body = sum(p.numel() for p in shape.base_model.parameters())
+    count = parameters(shape) - elsewhere(shape, parts)
+    body = parameters(shape.base_model) - elsewhere(shape, parts)
+    gathered = 2 * max(map(parameters, blocks_of(shape))) * weight_bytes if parts > 1 else 0  # one computes, one comes
     head = text.hidden_size + 1
     separate, full = config.critic == "separate", config.finetune == "full"
     per_rank = sum(inputs + outputs for inputs, outputs in layers)
@@ -141,13 +146,13 @@ def plan_memory(
         kept += sum(inputs * (weight_bytes < ADAPTER_BYTES) + config.lora_rank for inputs, _ in layers) * ADAPTER_BYTES
     response_logits = config.microbatch * config.max_new_tokens * text.vocab_size
     rows = -(-config.rollout_batch // processes)
-    other = sum(p.numel() for x in others for p in empty_model(x).parameters())
+    other = sum(parameters(x) - elsewhere(x, parts) for x in map(empty_model, others))
     reward = reward_rank * per_rank + head if reward_rank else 0
     return MemoryPlan(
-        weights=(count + full * (count + separate * count) + other) * weight_bytes,
+        weights=(count + full * (count + separate * count) + other) * weight_bytes + gathered,
         adapters=(adapters + head + reward) * ADAPTER_BYTES,
         optimizer=moments,
-        gradients=gradients,
+        gradients=gradients + full * gathered,
         cache=rows * width * cache_bytes_per_token(model, weight_bytes),
         activations=int(tokens * kept),
         logits=min(MAX_LOGITS, response_logits) * ADAPTER_BYTES * LOGITS_COPIES,
@@ -159,6 +164,17 @@ def empty_model(model: PreTrainedConfig) -> PreTrainedModel:
     """The architecture with its shapes, but without memory for its weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(model)
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers a model is."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def elsewhere(model: PreTrainedModel, parts: int) -> int:
+    """How many of its parameters a process does not hold, when its blocks are divided into so many parts."""
+    divided = sum(map(parameters, blocks_of(model))) if parts > 1 else 0
+    return divided - -(-divided // parts)
 
 
 def adapted_layers(model: PreTrainedModel) -> list[tuple[int, int]]:

@@ -72,9 +72,12 @@ class Role(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write what is trained: the adapter as a PEFT folder, or the whole model, and the tokenizer."""
-        if self.adapter is None:
-            self.backbone.causal_lm.save_pretrained(str(folder))
-        else:
+        whole = self.backbone.merged(None) if self.adapter is None else None
+        if not self.backbone.processes.first:  # it has given its part of the weights
+            return
+        if whole is not None:
+            whole.save_pretrained(str(folder))
+        elif self.adapter is not None:
             self.backbone.save_adapter(self.adapter, folder)
         self.backbone.tokenizer.save_pretrained(str(folder))
 
@@ -164,10 +167,12 @@ class ActorCritic(nn.Module):
         """
         folder = Path(folder)
         self.actor.save(folder)
-        head = {k: v.detach().cpu() for k, v in self.value_head.state_dict().items()}
-        save_file(head, folder / "value_head.safetensors")
         if self.critic is not self.actor:
             self.critic.save(folder / "critic")
+        if not self.backbone.processes.first:
+            return
+        head = {k: v.detach().cpu() for k, v in self.value_head.state_dict().items()}
+        save_file(head, folder / "value_head.safetensors")
         if self.actor.adapter is None:
             (folder / "reference.json").write_text(json.dumps({"base_model_name_or_path": self.backbone.name}))
         elif merged:

@@ -243,5 +243,5 @@ class PPOTrainer:
         self.kl.beta = float(values["beta"])  # type: ignore[arg-type]
 
     def save(self, folder: str | Path) -> None:
-        """Write what was trained, the value head and the tokenizer."""
+        """Write what was trained, the value head and the tokenizer; of several processes, the first one does."""
         self.policy.save_pretrained(folder)

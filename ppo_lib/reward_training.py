@@ -119,12 +119,13 @@ class RewardTrainer:
         start = time.perf_counter()
         rows = [pair for i in self.order.draw(self.rankings_per_step) for pair in self.rankings[i]]
         loss_sum, correct, own = 0.0, 0.0, self.processes.share(rows)
-        for i in range(0, len(own), self.config.microbatch):
+        for i in range(0, self.processes.largest_share(rows), self.config.microbatch):
             piece = own[i : i + self.config.microbatch]
-            chosen, rejected = self.score_pairs(piece)
+            chosen, rejected = self.score_pairs(piece or rows[:1])  # one that counts nothing, where others have more
             loss = bradley_terry_loss(chosen, rejected) * len(piece)
             (loss / len(rows)).backward()
-            loss_sum, correct = loss_sum + float(loss.detach()), correct + int((chosen > rejected).sum())
+            right = int((chosen > rejected)[: len(piece)].sum())
+            loss_sum, correct = loss_sum + float(loss.detach()), correct + right
         loss_sum, correct = self.processes.total(loss_sum, correct)
         rate = warmup_then_decay(self.iteration, self.iterations)
         norm = self.optimizer.step(rate)
@@ -157,4 +158,5 @@ class RewardTrainer:
         restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
-        self.model.save_pretrained(folder)
+        if self.processes.first:
+            self.model.save_pretrained(folder)

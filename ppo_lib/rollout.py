@@ -96,7 +96,7 @@ def sample(
 
     if static_cache and not supports_static_cache(backbone):
         raise ValueError(
-            f"static_cache is set, but {backbone.name!r} has layers that do not see all before them; leave it out"
+            f"static_cache is set, but {backbone.name!r} is sharded or has layers that do not see all; leave it out"
         )
     if static_cache is None:
         static_cache = device.type == "cuda" and supports_static_cache(backbone)
@@ -130,7 +130,9 @@ def sample(
             lengths += ~finished
             finished |= torch.isin(tokens, eos)
             start, end = end, end + 1
-            if bool(finished.all()):
+            left = (~finished).sum()
+            backbone.processes.add(left)  # of a sharded model, every process takes as many steps as the longest needs
+            if not left:
                 break
     return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
 

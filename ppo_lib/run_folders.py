@@ -128,9 +128,11 @@ class RunFolder:
 
     def checkpoint(self, trainer: Stage) -> None:
         """Write a checkpoint of the trainer as it stands between two iterations."""
+        if not self.processes.first and not self.processes.sharded:
+            return
+        tensors, values = trainer.state()  # of a model that is sharded, all processes give their parts
         if not self.processes.first:
             return
-        tensors, values = trainer.state()
         files = [self.path / "metrics.jsonl", self.path / "samples.jsonl"]
         state = {
             "trainer": values,
@@ -142,12 +144,14 @@ class RunFolder:
 
     def finish(self, trainer: Stage) -> None:
         """Save the final model, then the manifest, whose presence says that the run is done."""
+        temporary = self.path / f"{TEMPORARY}model"
+        if self.processes.first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        if self.processes.first or self.processes.sharded:
+            trainer.save(str(temporary))
         if not self.processes.first:
             return
-        temporary = self.path / f"{TEMPORARY}model"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        trainer.save(str(temporary))
         replace_folder(temporary, self.model)
         description = manifest(
             to_mapping(trainer.config),

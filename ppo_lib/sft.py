@@ -138,6 +138,8 @@ class SFTTrainer:
 
     def save(self, folder: str | Path) -> None:
         """Write the whole model in hub format, an adapter merged into its weights."""
-        model = self.backbone.merged("policy") if self.config.lora_rank else self.backbone.causal_lm
+        model = self.backbone.merged("policy" if self.config.lora_rank else None)
+        if not self.processes.first:  # it has given its part of the weights
+            return
         model.save_pretrained(str(folder))
         self.backbone.tokenizer.save_pretrained(str(folder))

@@ -48,7 +48,7 @@ def build(
     torch.manual_seed(config.seed)
     model = str(sft or config.model)
     backbone = Backbone.from_pretrained(
-        model, processes.device or pick_device(config.device), pick_dtype(config), config.chat_template
+        model, processes.device or pick_device(config.device), pick_dtype(config), config.chat_template, processes
     )
     if stage == "sft":
         demonstrations = short_enough(load_demonstrations(config.data), config, backbone, processes)
@@ -123,13 +123,13 @@ def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, proces
 
 
 def memory_plan(
-    config: PPOConfig, sft: Path | None = None, reward: Path | None = None, processes: int = 1
+    config: PPOConfig, sft: Path | None = None, reward: Path | None = None, processes: Processes = ALONE
 ) -> MemoryPlan:
     """The memory plan of a PPO run, from configurations, tokenizer and prompts; no weights are read.
 
     Args:
         config, sft, reward: as :func:`build` takes them.
-        processes: how many share the work.
+        processes: who shares the work; the plan is that of one of them.
 
     Raises:
         ValueError: a model, prompts or reward model that cannot be read.
@@ -149,7 +149,7 @@ def memory_plan(
         else:
             others = [load_shape(base_name(folder))[0]]
     known = replace(config, dtype=pick_dtype(config))
-    return plan_memory(shape, known, longest, rank, others, processes)
+    return plan_memory(shape, known, longest, rank, others, processes.size, processes.parts)
 
 
 class CalibratedRewardTrainer(RewardTrainer):
@@ -204,9 +204,11 @@ def gold_of(config: PPOConfig) -> RewardFunction | None:
     return pocket.gold_scores if config.prompts == "pocket" else None
 
 
-def describe_batches(config: Any, iterations: int, processes: int = 1) -> str:
-    """The batch sizes in words, the optimizer steps that they mean, and how many processes share each batch."""
-    shared = f", each batch shared by {processes} processes" if processes > 1 else ""
+def describe_batches(config: Any, iterations: int, processes: Processes = ALONE) -> str:
+    """The batch sizes in words, the optimizer steps that they mean, and what several processes share."""
+    shared = f", each batch shared by {processes.size} processes" if processes.size > 1 else ""
+    if processes.sharded:
+        shared = f", each batch and each model divided among {processes.size} processes"
     if not isinstance(config, PPOConfig):
         return (
             f"batch {config.batch} examples per optimizer step, microbatch {config.microbatch} per forward pass: "

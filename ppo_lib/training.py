@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ppo_lib.distributed import ALONE, Processes
+from ppo_lib.sharding import is_part, own_part, part_of, whole
 
 Metrics = dict[str, float]
 State = tuple[dict[str, Tensor], dict[str, object]]
@@ -79,7 +80,7 @@ class Optimizer:
     """AdamW with gradient clipping.
 
     Weights in bfloat16 or float16 are stepped in float32 copies of themselves: a step of 1e-6 is lost on a weight that
-    has three digits, but adds up in the copy.
+    has three digits, but adds up in the copy. Of weights that are sharded, each process steps the parts that it holds.
 
     Args:
         parameters: what to train.
@@ -98,7 +99,9 @@ class Optimizer:
         self.processes = processes
         self.parameters = list(parameters)
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
-        self.masters = [p if p.dtype.itemsize >= 4 else p.detach().float() for p in self.parameters]
+        self.masters = [
+            p if p.dtype.itemsize >= 4 and not is_part(p) else at_least_float32(own_part(p)) for p in self.parameters
+        ]
         self.adam = torch.optim.AdamW(self.masters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
 
     def step(self, scale: float = 1.0) -> float:
@@ -115,10 +118,12 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate * scale
         for parameter, master in self._halves():
-            master.grad = None if parameter.grad is None else parameter.grad.float()
+            master.grad = None if parameter.grad is None else at_least_float32(own_part(parameter.grad))
             parameter.grad = None
-        self.processes.add_gradients(self.masters)
-        norm = nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
+        parts = [is_part(parameter) for parameter in self.parameters]  # their gradients have been added up already
+        self.processes.add_gradients(master for master, part in zip(self.masters, parts, strict=True) if not part)
+        norm = self._norm(parts)
+        nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)
         if not bool(torch.isfinite(norm)):
             raise FloatingPointError(
                 f"the gradient's norm is {float(norm)}, so this step would destroy the model; "
@@ -129,20 +134,39 @@ class Optimizer:
         self._round()
         return float(norm)
 
+    def _norm(self, parts: list[bool]) -> Tensor:
+        """The length of the whole gradient; ``parts`` says which parameters lie divided among the processes."""
+        gradients = [(m.grad, part) for m, part in zip(self.masters, parts, strict=True) if m.grad is not None]
+        norm = nn.utils.get_total_norm([gradient for gradient, part in gradients if not part])
+        if any(parts):
+            squares = nn.utils.get_total_norm([gradient for gradient, part in gradients if part]) ** 2
+            self.processes.add(squares)
+            norm = (norm**2 + squares).sqrt()
+        return norm
+
     def _halves(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         return ((p, master) for p, master in zip(self.parameters, self.masters, strict=True) if p is not master)
 
     @torch.no_grad()
     def _round(self) -> None:
         for parameter, master in self._halves():
-            parameter.copy_(master)
+            own_part(parameter).copy_(master)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the parameters and of Adam's moments, as tensors by name (nothing is pickled)."""
-        tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(self.masters)}
+        tensors = {f"parameter.{i}": self._saved(i, master) for i, master in enumerate(self.masters)}
         for i, moments in self.adam.state_dict()["state"].items():
-            tensors.update({f"adam.{i}.{key}": torch.as_tensor(value) for key, value in moments.items()})
-        return {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}  # later steps must not change it
+            tensors.update({f"adam.{i}.{key}": self._saved(i, torch.as_tensor(x)) for key, x in moments.items()})
+        return tensors
+
+    def _saved(self, i: int, tensor: Tensor) -> Tensor:
+        """A copy of parameter ``i`` or of one of its moments, with what other processes hold of it."""
+        together = whole(tensor.detach(), self.parameters[i]) if tensor.ndim else tensor  # or a count of steps
+        return together.to("cpu", copy=True)  # later steps must not change it
+
+    def _part(self, i: int, tensor: Tensor) -> Tensor:
+        """What this process holds of such a copy."""
+        return part_of(tensor, self.parameters[i]) if tensor.ndim else tensor
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -152,16 +176,16 @@ class Optimizer:
             ValueError: the state of another model.
         """
         saved = [tensors[f"parameter.{i}"] for i in range(sum(key.startswith("parameter.") for key in tensors))]
-        if [p.shape for p in saved] != [p.shape for p in self.masters]:
+        if [p.shape for p in saved] != [p.shape for p in self.parameters]:
             raise ValueError("the checkpoint holds other parameters than this model trains; was the config changed?")
-        for master, value in zip(self.masters, saved, strict=True):
-            master.copy_(value)
+        for number, value in enumerate(saved):
+            self.masters[number].copy_(self._part(number, value))
         self._round()
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, i, name = key.split(".")
-                moments.setdefault(int(i), {})[name] = value.clone()  # Adam updates its moments in place
+                moments.setdefault(int(i), {})[name] = self._part(int(i), value).clone()  # Adam changes them in place
         self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
 
 
@@ -183,6 +207,11 @@ def restore(trainer: Resumable, tensors: dict[str, Tensor], values: dict[str, ob
     trainer.optimizer.load_state(tensors)
     trainer.order.load_state(tensors)
     trainer.iteration = int(values["iteration"])  # type: ignore[call-overload]
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The same tensor, or a float32 copy of one in half precision."""
+    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
 
 
 def warmup_then_decay(iteration: int, iterations: int, warmup: float = 0.05) -> float:

@@ -108,8 +108,14 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "layouts: copies stay frozen": ("parameter.requires_grad_(True)", "pass"),
     },
     ("training.py", "test_layouts.py", "bfloat16"): {
-        "adam: steps rounded to bfloat16": ("p if p.dtype.itemsize >= 4 else p.detach().float()", "p"),
-        "adam: copies not written back": ("parameter.copy_(master)", "pass"),
+        "adam: steps rounded to bfloat16": ("tensor if tensor.dtype.itemsize >= 4 else tensor.float()", "tensor"),
+        "adam: copies not written back": ("own_part(parameter).copy_(master)", "pass"),
+    },
+    ("training.py", "test_sharding.py", "three"): {
+        "adam: gradient norm of this process alone": ("self.processes.add(squares)", "pass"),
+    },
+    ("sharding.py", "test_sharding.py", "three"): {
+        "sharding: gradients averaged": ("set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(3.0)"),
     },
     ("reward_model.py", "test_models.py", "last_counted or calibration or cut_off or context"): {
         "score at the last column": (
@@ -154,7 +160,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     },
     ("training.py", "test_training.py", ""): {
         "adam: moments not kept": ('{"state": moments,', '{"state": {},'),
-        "adam: state not a copy": ('tensor.to("cpu", copy=True)', "tensor"),
+        "adam: state not a copy": ('together.to("cpu", copy=True)', "together"),
         "order: generator not kept": ('self.generator.set_state(tensors["order.generator"])', "pass"),
         "schedule: above its peak": ("min(1.0, (iteration + 1)", "min((iteration + 1)"),
     },
@@ -350,7 +356,7 @@ def try_one(file: str, tests: str, which: str, right: str, wrong: str) -> str:
         if right not in text:
             return f"{file} no longer holds {right!r}: bring the mutation up to date"
         source.write_text(text.replace(right, wrong), encoding="utf-8")
-        for name in ("tiny.py", "conftest.py", tests):
+        for name in ("tiny.py", "conftest.py", "test_ppo.py", "test_distributed.py", tests):  # what others import
             (copy / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / "tests" / name, copy / "tests" / name)
         child = os.fork()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -373,11 +374,13 @@ def world(folder, tmp_path_factory) -> Path:
     return world
 
 
-def launch(world: Path, out: str, *more: str, processes: int = 2) -> subprocess.CompletedProcess:
+def launch(
+    world: Path, out: str, *more: str, processes: int = 2, launcher: Sequence[str] = ("--multi_gpu",)
+) -> subprocess.CompletedProcess:
     """``accelerate launch -m ppo_lib train ppo`` with two processes on the CPU, or plain python with one."""
     command = [sys.executable, "-m"]
     if processes > 1:
-        command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
+        command += ["accelerate.commands.launch", *launcher, "--num_machines", "1", "--mixed_precision", "no"]
         command += ["--num_processes", str(processes), "--dynamo_backend", "no", "--main_process_port", "0", "-m"]
     command += ["ppo_lib", "train", "ppo", "--config", "ppo.yaml", "--out", out, "--quiet", *more]
     root = str(Path(ppo_lib.__file__).parents[1])
