@@ -57,7 +57,7 @@ def frame(distance: float, length: int) -> Frame:
             "The two policies are the same: every weight is 1, and no sample is lost."
             if distance == 0
             else f"Of 1000 responses of {int(length)} tokens, the reweighted ones are worth "
-            f"{short(left, 2)} fresh ones; single tokens are worth {short(1000 / moment, 3)}."
+            f"{short(left, 3)} fresh ones; single tokens are worth {short(1000 / moment, 3)}."
         ),
     )
 
