@@ -342,6 +342,34 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "memory: rollout and update at once": ("max(self.rollout, self.update)\n\n", "self.rollout + self.update\n\n"),
         "memory: never refused": ("if free is None or self.total <= free", "if True"),
     },
+    ("distributed.py", "test_distributed.py", "exchange or three or reward_model or sft or same_bits"): {
+        "processes: all take all rows": (
+            "return rows[self.rank * len(rows) // self.size : (self.rank + 1) * len(rows) // self.size]",
+            "return rows",
+        ),
+        "processes: the last row is nobody's": (
+            ": (self.rank + 1) * len(rows) // self.size]",
+            ": (self.rank + 1) * (len(rows) // self.size)]",
+        ),
+        "processes: gradients stay at home": ("        self.add(*gradients)\n", ""),
+        "processes: no gradient, no sum": ("parameter.grad = torch.zeros_like(parameter)", "continue"),
+        "processes: total of the first number": ("map(sum, zip(*self.gather([numbers]), strict=True))", "numbers"),
+        "processes: smallest for largest": ("return max(self.gather([number]))", "return min(self.gather([number]))"),
+        "processes: all for any": ("return any(self.gather([flag]))", "return all(self.gather([flag]))"),
+        "processes: each keeps its own list": ("return [item for part in parts for item in part]", "return items"),
+    },
+    ("shared_rollout.py", "test_distributed.py", "three or one_row or same_bits or sampling"): {
+        "shared rollout: everybody's noise is the first's": (
+            "noise=noise[mine.start : mine.stop]",
+            "noise=noise[: len(mine)]",
+        ),
+        "shared rollout: unused numbers are gone": ("    generator.set_state(before)\n", ""),
+        "shared rollout: padding counted": ("row[:n].tolist()", "row.tolist()"),
+        "shared rollout: own prompts for all": (
+            "pad_pairs(prompts, responses",
+            "pad_pairs(own * processes.size, responses",
+        ),
+    },
 }
 
 
