@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ppo_lib import adapters
 from ppo_lib.distributed import ALONE, Processes
+from ppo_lib.forward_check import check_forward
 from ppo_lib.loading import eos_token_ids, load_causal_lm
 from ppo_lib.sharding import place
 from ppo_lib.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
@@ -56,7 +57,7 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         self._adapter: str | None = None
-        self._check_forward()
+        check_forward(self)
 
     @classmethod
     def from_pretrained(
@@ -254,26 +255,3 @@ class Backbone(nn.Module):
         flat = [torch.cat(column) for column in zip(*parts, strict=True)]
         logprobs, entropy = (x.new_zeros(keep.shape).masked_scatter(keep, x) for x in flat)
         return logprobs, entropy
-
-    @torch.no_grad()
-    def _check_forward(self) -> None:
-        """See on a few tokens that the model can be read the way this class reads it, before a run is spent on it."""
-        prompt, longer = [self.eos_token_ids[0], 0], [1, 0, 1, 0]
-        ids = torch.tensor([[*prompt, 1]], device=self.device)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        own = self.causal_lm(**inputs).logits.float()
-        scale = float(own.abs().max())
-        head = self.logits(self.body(**inputs).last_hidden_state)
-        if not float((head - own).abs().max()) <= 1e-2 * scale:  # the same numbers, in a precision of their own
-            raise ValueError(
-                f"model {self.name!r} ({self.causal_lm.config.model_type}) changes its logits after the output head "
-                "in a way that ppo_lib does not know; its log-probs would be wrong"
-            )
-        batch = pad_pairs([prompt, longer], [[1], [1]], self.pad_token_id).to(self.device)
-        padded = self.logits(self.hidden_states(batch))[:1, -ids.shape[1] :]
-        exact = self.causal_lm.dtype in (torch.float32, torch.float64)
-        if not float((padded - own).abs().max()) <= (1e-3 if exact else 0.2) * scale:
-            raise ValueError(
-                f"model {self.name!r} ({self.causal_lm.config.model_type}, {self.causal_lm.dtype}) gives other logits "
-                "when a prompt is padded on the left; its log-probs would depend on the batch"
-            )
