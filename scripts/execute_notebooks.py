@@ -40,7 +40,9 @@ INSTALL = """\
 import importlib.util
 
 if importlib.util.find_spec("ppo_lib") is None:
-    %pip install --quiet --no-deps peft "git+{address}"\
+    %pip install --quiet --no-deps peft "git+{address}"
+    # Colab's torchao is so old that peft refuses to work beside it; nothing here needs it.
+    %pip uninstall --quiet --yes torchao\
 """
 MAX_LINES, MAX_WIDTH, MAX_CODE_CELLS, CELL_SECONDS = 25, 92, 60, 120
 KEPT_METADATA = ("tags", "exercise", "mystnb")
