@@ -140,6 +140,19 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "soft cap dropped": ("logits if cap is None else torch.tanh(logits / cap) * cap", "logits"),
         "backbone not frozen": ("self.requires_grad_(False)", "self.requires_grad_(True)"),
     },
+    ("backbone.py", "test_ppo.py", "never_held"): {
+        "logits of a whole microbatch": (
+            "hidden[keep].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))",
+            "(hidden[keep],)",
+        ),
+        "logits of all slices kept": ("recompute = torch.is_grad_enabled() and len(slices) > 1", "recompute = False"),
+    },
+    ("rollout.py", "test_ppo.py", "never_held"): {
+        "logits of a whole step": (
+            "max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)",
+            "len(prompts)",
+        ),
+    },
     ("adapters.py", "test_backbone.py", "adapter"): {
         "adapter stays on": ("layer.enable_adapters(name is not None)", "layer.enable_adapters(True)"),
     },

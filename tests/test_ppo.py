@@ -6,7 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import EOS, MANY_EOS, PAD, PROMPTS, copies, count_vowels, length, only_these_move, plain, randomise
+from tiny import (
+    EOS,
+    MANY_EOS,
+    PAD,
+    PROMPTS,
+    VOCAB_SIZE,
+    copies,
+    count_vowels,
+    length,
+    only_these_move,
+    plain,
+    randomise,
+)
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ppo_lib.configuration import ConfigError
 from ppo_lib.kl import kl_exact
@@ -47,6 +62,44 @@ def trained(trainer: PPOTrainer) -> list[torch.Tensor]:
 
 def rows(experience: Experience):
     return zip(range(len(experience.batch)), experience.batch.response_lengths.tolist(), strict=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+class WidestLogits(TorchDispatchMode):
+    """The most numbers that any tensor over the vocabulary holds, weights left out; forward, backward, sampling."""
+
+    def __init__(self, weights: torch.Size) -> None:
+        super().__init__()
+        self.weights, self.most = {tuple(weights), tuple(reversed(weights))}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            if isinstance(one, torch.Tensor) and VOCAB_SIZE in one.shape and tuple(one.shape) not in self.weights:
+                self.most = max(self.most, one.numel())
+        return result
+
+
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.01])
+def test_logits_of_a_whole_batch_are_never_held(build, monkeypatch, entropy_coef):
+    slice_of_four = 4 * VOCAB_SIZE
+    monkeypatch.setattr("ppo_lib.backbone.MAX_LOGITS", slice_of_four)
+    monkeypatch.setattr("ppo_lib.rollout.MAX_LOGITS", slice_of_four)
+    trainer = build(entropy_coef=entropy_coef, epochs=2)
+    weights = trainer.backbone.causal_lm.get_output_embeddings().weight.shape
+    kept = []  # for the backward pass
+
+    def keep(tensor):
+        kept.append(tensor.numel() if tensor.shape[-1:] == (VOCAB_SIZE,) else 0)
+        return tensor
+
+    with WidestLogits(weights) as seen, saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.step()
+    assert VOCAB_SIZE < seen.most <= slice_of_four < SMALL["rollout_batch"] * VOCAB_SIZE
+    assert kept
+    assert max(kept) == 0
 
 
 # -------------------------------------------------------------------------------------------- steps 2 to 6, one by one
