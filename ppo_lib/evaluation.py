@@ -11,6 +11,7 @@ import torch
 from ppo_lib.backbone import Backbone
 from ppo_lib.checkpoints import write_atomic
 from ppo_lib.configuration import ConfigError, check_config, option
+from ppo_lib.distributed import ALONE
 from ppo_lib.examples import load_pairs, load_prompts, stories_folder
 from ppo_lib.experience import describe
 from ppo_lib.intervals import percent, share, wins
@@ -20,7 +21,7 @@ from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo import PPOConfig, PPOTrainer
 from ppo_lib.reward_training import RewardConfig, RewardTrainer
 from ppo_lib.rollout import sample
-from ppo_lib.stages import pick_device, pick_dtype, ppo_trainer
+from ppo_lib.stages import pick_device, pick_dtype, ppo_trainer, short_enough
 from ppo_lib.tokens import decode_responses
 
 ROWS = 12  # of texts kept for the report
@@ -155,7 +156,10 @@ def greedy(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, gene
 def reward_accuracy(
     config: RewardConfig, folder: Path, sft: Path, how: EvaluationConfig | None = None
 ) -> dict[str, Any] | None:
-    """How often the reward model orders held-out pairs as people did, with its interval; None without such pairs."""
+    """How often the reward model orders held-out pairs as people did, with its interval; None without such pairs.
+
+    Pairs too long for the training are left out here too, where the configuration leaves them out there.
+    """
     how = how or EvaluationConfig()
     source = how.pairs or (config.data if has_held_out_part(config.data) else None)
     if source is None:
@@ -164,6 +168,7 @@ def reward_accuracy(
     backbone = Backbone.from_pretrained(
         sft, device=pick_device(config.device), dtype=pick_dtype(config), chat_template=config.chat_template
     )
+    pairs = short_enough(pairs, config, backbone, ALONE)
     trainer = RewardTrainer(config, RewardModel.from_pretrained(folder, backbone), pairs)
     return share(round(trainer.evaluate(pairs)["accuracy"] * len(pairs)), len(pairs))
 

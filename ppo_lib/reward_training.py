@@ -143,7 +143,8 @@ class RewardTrainer:
     @torch.no_grad()
     def evaluate(self, pairs: Sequence[Pair]) -> Metrics:
         """Loss (nats per pair) and accuracy on pairs that were not trained on."""
-        scores = [self.score_pairs(pairs[i : i + 256]) for i in range(0, len(pairs), 256)]
+        size = min(256, 4 * self.config.microbatch)  # without gradients more fit than in training
+        scores = [self.score_pairs(pairs[i : i + size]) for i in range(0, len(pairs), size)]
         chosen, rejected = (torch.cat(column) for column in zip(*scores, strict=True))
         accuracy = float((chosen > rejected).double().mean())
         return {"loss": float(bradley_terry_loss(chosen, rejected)), "accuracy": accuracy}

@@ -28,6 +28,7 @@ T = TypeVar("T")
 Texts = TypeVar("Texts", tuple[str, str], tuple[str, str, str])
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
 CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the spread
+CALIBRATION_TOKENS = 2**16  # whose keys and values are held at once: 3 GB of SmolLM2-135M's in float32
 
 
 def build(
@@ -161,10 +162,13 @@ class CalibratedRewardTrainer(RewardTrainer):
         prompts = list(islice(cycle(different), CALIBRATION_ANSWERS))  # few prompts are answered several times
         backbone = self.model.backbone
         longest = max(len(ids) for ids in backbone.tokenizer([chosen for _, chosen, _ in self.pairs])["input_ids"])
-        context = backbone.context_length
-        if context is not None:
-            longest = min(longest, context - max(map(len, backbone.encode_prompts(prompts))))
-        answers = generate_text(backbone, prompts, longest, 1.0, seed=self.config.seed)
+        asked = max(map(len, backbone.encode_prompts(prompts)))
+        if backbone.context_length is not None:
+            longest = min(longest, backbone.context_length - asked)
+        answers: list[str] = []
+        while len(answers) < len(prompts):
+            piece = prompts[len(answers) :][: max(1, CALIBRATION_TOKENS // (asked + longest))]
+            answers += generate_text(backbone, piece, longest, 1.0, seed=self.config.seed + len(answers))
         self.model.calibrate(prompts, answers)
         super().save(folder)
 

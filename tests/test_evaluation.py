@@ -94,6 +94,13 @@ def test_a_reward_model_is_measured_on_pairs_held_out(tiny_folder, tmp_path):
     how = EvaluationConfig(pairs=config.data)
     assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6)
 
+    too_long = {"prompt": "d", "chosen": "very " * 50, "rejected": "no"}
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*lines, json.dumps(too_long)]))
+    with pytest.raises(ValueError, match="30"):
+        reward_accuracy(replace(config, max_length=30), tmp_path / "reward", sft, how)
+    config = replace(config, max_length=30, drop_longer=True)
+    assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6)
+
 
 def test_a_recipe_of_ppo_alone_runs_through_align_and_reports_its_shares(run, tmp_path, capsys):
     config, _ = run

@@ -1,13 +1,16 @@
 """The recipes that come with the package: every key is known, everything from the hub is pinned, stages fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 from ppo_lib import hub
 from ppo_lib.commands import read_recipe, spread
 from ppo_lib.configuration import load_recipe, to_mapping
 from ppo_lib.examples import stories_folder
+from ppo_lib.memory import plan_memory
 
 RECIPES = sorted(path.stem for path in (Path(hub.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -46,6 +49,23 @@ def test_nothing_is_measured_on_what_was_trained_on(name):
         trained |= {hub.pinned_data(configs[stage].data).split.partition("[")[0] for stage in ("sft", "reward")}
     for source in filter(None, (how.prompts, how.pairs)):
         assert hub.pinned_data(source).split not in trained
+
+
+def test_the_stages_of_preferences_fit_a_t4_even_where_long_prompts_meet_long_answers():
+    """By the memory plan's arithmetic, in float32. Padded to its longest prompt and longest answer, a microbatch may
+    be nearly twice as wide as the longest text."""
+    smollm2 = LlamaConfig(
+        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        vocab_size=49_152, tie_word_embeddings=True,
+    )  # fmt: skip
+    free, second_judge = 15e9, 2 * 1.73e9  # of 16 GB; float16
+    configs, _ = read_recipe(load_recipe("preferences"), "preferences")
+    ppo = replace(configs["ppo"], dtype="float32")
+    assert plan_memory(smollm2, ppo, ppo.max_prompt_tokens, configs["reward"].lora_rank).total + second_judge < free
+    for stage, texts in (("sft", 1), ("reward", 2)):  # a pair is two answers
+        rows, length = texts * configs[stage].microbatch, configs[stage].max_length
+        same = replace(ppo, rollout_batch=rows, minibatch=rows, microbatch=rows, max_new_tokens=length)
+        assert plan_memory(smollm2, same, length).total < free
 
 
 def test_gsm8k_is_measured_greedily_on_the_whole_test_set_with_the_published_sizes():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import check_equal_updates, check_goes_on, copies, only_these_move, plain, randomise
 
+from ppo_lib import stages
 from ppo_lib.configuration import ConfigError
 from ppo_lib.losses import bradley_terry_loss
 from ppo_lib.models import ActorCritic, RewardModel
@@ -98,6 +99,41 @@ def test_the_saved_model_scores_the_same(build_tiny, tmp_path):
     trainer.save(tmp_path)
     loaded = RewardModel.from_pretrained(tmp_path)
     assert loaded.scores(["a"] * 3, GOOD) == trainer.model.scores(["a"] * 3, GOOD)
+
+
+def test_calibration_answers_in_pieces_of_bounded_size_and_ends_at_mean_0_and_deviation_1(
+    build_tiny, monkeypatch, tmp_path
+):
+    backbone, told, answers = build_tiny(), [], []
+
+    def answer(backbone, prompts, budget, temperature, seed):
+        told.append((seed, prompts, budget))
+        answers.extend(f"{prompt} {'so ' * (i % 5)}" for i, prompt in enumerate(prompts))
+        return answers[-len(prompts) :]
+
+    monkeypatch.setattr(stages, "generate_text", answer)
+    monkeypatch.setattr(stages, "CALIBRATION_TOKENS", 1000)
+    trainer = stages.CalibratedRewardTrainer(RewardConfig(lora_rank=4), RewardModel(backbone, lora_rank=4), PAIRS)
+    torch.nn.init.normal_(trainer.model.head.weight)
+    trainer.save(tmp_path)
+    prompts = [prompt for _, piece, _ in told for prompt in piece]
+    assert prompts == [f"Q{i % 4}?" for i in range(256)]
+    assert len({seed for seed, *_ in told}) == len(told) > 1
+    for _, piece, budget in told:
+        assert budget == len("yes, it is")
+        assert len(piece) * (len("Q0?") + budget) <= 1000
+    scores = torch.tensor(trainer.model.scores(prompts, answers))
+    assert abs(float(scores.mean())) < 1e-5
+    assert float(scores.std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_pairs_are_evaluated_in_pieces_of_four_microbatches(build_tiny, monkeypatch):
+    trainer = build(build_tiny(), microbatch=2)
+    whole = RewardTrainer(RewardConfig(microbatch=64), trainer.model, PAIRS).evaluate(PAIRS)
+    sizes, score_pairs = [], trainer.score_pairs
+    monkeypatch.setattr(trainer, "score_pairs", lambda pairs: sizes.append(len(pairs)) or score_pairs(pairs))
+    assert trainer.evaluate(PAIRS) == pytest.approx(whole)
+    assert sizes == [8, 8, 8, 8, 4]
 
 
 def test_refusals(build_tiny):
