@@ -7,19 +7,15 @@
   let plotly;
   const AT_ONCE = { mode: "immediate", frame: { duration: 0, redraw: false }, transition: { duration: 0 } };
 
-  const load = () => (plotly ??= new Promise((done, failed) => {
-    const script = document.createElement("script");
-    script.src = folder + "vendor/plotly/plotly-basic.min.js";
-    script.onload = () => done(window.Plotly);
-    script.onerror = failed;
-    document.head.append(script);
-  }));
-
   const element = (name, properties, ...children) => {
     const made = Object.assign(document.createElement(name), properties);
     made.append(...children);
     return made;
   };
+
+  const load = () => (plotly ??= new Promise((done, failed) => document.head.append(element("script", {
+    src: folder + "vendor/plotly/plotly-basic.min.js", onload: () => done(window.Plotly), onerror: failed,
+  }))));
 
   function start(section, Plotly) {
     const data = JSON.parse(section.querySelector("script").textContent);
@@ -51,11 +47,10 @@
         // keeps its axes, which "animate" without "redraw" does not draw again.
         const before = shown[k];
         shown[k] = { drawn, color };
-        if (before?.color !== color) {
-          return Plotly.react(picture, drawn, { ...layout, font: { ...layout.font, color } }, { staticPlot: true, responsive: true });
-        } else if (drawn.some(({ x, y }, i) => before.drawn[i].x !== x || before.drawn[i].y !== y)) {
-          return Plotly.animate(picture, { data: drawn.map(({ x, y }) => ({ x, y })) }, AT_ONCE);
-        }
+        const font = { ...layout.font, color };
+        if (before?.color !== color) return Plotly.react(picture, drawn, { ...layout, font }, { staticPlot: true, responsive: true });
+        const moved = drawn.some(({ x, y }, i) => before.drawn[i].x !== x || before.drawn[i].y !== y);
+        return moved && Plotly.animate(picture, { data: drawn.map(({ x, y }) => ({ x, y })) }, AT_ONCE);
       });
       for (const { input, output, texts } of sliders) {
         output.textContent = input.ariaValueText = texts[input.value];

@@ -253,7 +253,7 @@ def test_when_plotly_does_not_come_the_start_stays(browser, folder, tmp_path):
 
 
 def test_no_formula_in_the_script():
-    """About fifty lines, without Math and without arithmetic beyond counting the frame."""
+    """At most eighty lines, without Math and without arithmetic beyond counting the frame."""
     script = (ROOT / "book" / "web" / "explorers.js").read_text()
     assert "Math." not in script
     assert len(script.splitlines()) <= 80
