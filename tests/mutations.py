@@ -112,6 +112,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "adam: copies not written back": ("own_part(parameter).copy_(master)", "pass"),
     },
     ("training.py", "test_sharding.py", "three"): {
+        "norm of own parts": ("            self.processes.add(squares)\n", ""),
         "adam: gradient norm of this process alone": ("self.processes.add(squares)", "pass"),
     },
     ("sharding.py", "test_sharding.py", "three"): {
@@ -382,6 +383,30 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "pad_pairs(prompts, responses",
             "pad_pairs(own * processes.size, responses",
         ),
+    },
+    ("speaking.py", "test_cli.py", "chat_template_that"): {
+        "sample forgets the run's template": (
+            "config.exists() and bool(load_yaml(config)",
+            "False and bool(load_yaml(config)",
+        ),
+    },
+    ("machines.py", "test_machines.py", ""): {
+        "capstone without a look at the hub": ("if not reachable():", "if False:"),
+        "capstone without a look at datasets": ('if find_spec("datasets") is None:', "if False:"),
+        "capstone without a GPU": ("if not torch.cuda.is_available():", "if False:"),
+    },
+    ("experience.py", "test_ppo.py", "select or microbatch"): {
+        "experience of other rows": ("[rows, :", "[: len(rows), :"),
+    },
+    ("memory.py", "test_sharding.py", "memory"): {
+        "plan of a whole model": ("divided - -(-divided // parts)", "0"),
+    },
+    ("evaluation.py", "test_evaluation.py", ""): {
+        "held-out pairs too long": ("    pairs = short_enough(pairs, config, backbone, ALONE)\n", ""),
+    },
+    ("stages.py", "test_reward_training.py", "calibration"): {
+        "calibration all at once": ("max(1, CALIBRATION_TOKENS // (asked + longest))", "len(prompts)"),
+        "calibration repeats its noise": ("seed=self.config.seed + len(answers)", "seed=self.config.seed"),
     },
 }
 
