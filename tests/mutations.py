@@ -112,7 +112,6 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "adam: copies not written back": ("own_part(parameter).copy_(master)", "pass"),
     },
     ("training.py", "test_sharding.py", "three"): {
-        "norm of own parts": ("            self.processes.add(squares)\n", ""),
         "adam: gradient norm of this process alone": ("self.processes.add(squares)", "pass"),
     },
     ("sharding.py", "test_sharding.py", "three"): {
