@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ppo_lib.hub import pinned_model
+from ppo_lib.linear import quicken
 from ppo_lib.loading import load_tensors, read_json
 from ppo_lib.sharding import own_part, whole
 
@@ -65,6 +66,7 @@ def add_adapter(
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it for GPT-2
         torch.manual_seed(seed)
         causal_lm.add_adapter(config, adapter_name=name)
+    quicken(causal_lm)
     for parameter in adapter_parameters(causal_lm, name):
         parameter.data = parameter.data.to(dtype)
 

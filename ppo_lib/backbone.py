@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ppo_lib import adapters
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.forward_check import check_forward
+from ppo_lib.linear import quicken
 from ppo_lib.loading import eos_token_ids, load_causal_lm
 from ppo_lib.sharding import place
 from ppo_lib.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
@@ -56,6 +57,7 @@ class Backbone(nn.Module):
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
         self.requires_grad_(False)
         self.eval()
+        quicken(causal_lm)
         self._adapter: str | None = None
         check_forward(self)
 

@@ -45,6 +45,15 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "entropy: sign": ("total = -(p", "total = (p"),
         "entropy: padding reaches the gradient": ("torch.where(sound.unsqueeze(-1), logits, 0.0)", "logits"),
     },
+    ("linear.py", "test_linear.py", ""): {
+        "onednn: gradient of the input": ("product(gradient, weight.t())", "product(gradient, weight.t()) * 2"),
+        "onednn: gradient of the weight": ("product(rows.t(), x.", "product(rows.t(), 2 * x."),
+        "onednn: keeps what no gradient needs": ("x if ctx.needs_input_grad[1] else None", "x"),
+        "onednn: bias forgotten": ("y if self.bias is None else y + self.bias", "y"),
+        "onednn: bfloat16 too": ("x.dtype == weight.dtype == torch.float32", "x.dtype == weight.dtype"),
+        "onednn: no switch": ("and torch._C._get_mkldnn_enabled()", ""),
+        "onednn: subclasses lose their forward": ("type(module) is nn.Linear", "isinstance(module, nn.Linear)"),
+    },
     ("kl.py", "test_kl.py", ""): {
         "kl: direction": ("logprobs - ref_logprobs\n    value", "ref_logprobs - logprobs\n    value"),
         "kl: k3 without its control variate": ("torch.expm1(-d) + d", "torch.expm1(-d)"),

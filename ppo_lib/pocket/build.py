@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    torch.backends.mkldnn.set_flags(False)  # PyTorch's own products, by which the stored weights were made
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if options.base is None:
         build_base(options.out, options.seed)
