@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_growth
+import bench_trl
 import eager
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -32,18 +34,7 @@ from ppo_lib.ppo import PPOConfig, PPOTrainer
 from ppo_lib.rollout import sample
 from ppo_lib.tokens import pad_pairs
 
-QWEN = {
-    "vocab_size": 151_936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": True,
-}
-SMALLER = {**QWEN, "hidden_size": 448, "intermediate_size": 2432, "num_attention_heads": 7, "num_key_value_heads": 1}
-LARGER = {**QWEN, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
+QWEN = bench_trl.GPU.shape
 TINY = {**QWEN, "vocab_size": 300, "hidden_size": 28, "intermediate_size": 64, "num_hidden_layers": 2}
 PROMPT = 64
 
@@ -173,7 +164,27 @@ def iteration(
     }
 
 
-def measure(bench: Bench, tiny: bool) -> None:
+def beside_trl(contestant: str, trl_python: str, tiny: bool) -> Any:
+    """The counted iterations of one contestant of ``bench_trl.py --work gpu``, in a process of its own."""
+    if contestant == "trl" and not bench_trl.has_trl(trl_python):
+        return "left out: trl==1.12.0 is not installed; name an interpreter that has it with --trl-python"
+    options = argparse.Namespace(work="tiny" if tiny else "gpu", iterations=3, microbatch=0)
+    python = trl_python if contestant == "trl" else sys.executable
+    return bench_trl.run_in_process(python, contestant, options)
+
+
+def growth(bench: Bench, tiny: bool) -> None:
+    """What bench_growth.py measures, a part a point; stored beside the results as a recorded run for ``growth/gpu``."""
+    start, rows = time.perf_counter(), []
+    for varied, point in bench_growth.points("tiny" if tiny else bench.device):
+        name = f"growth with {varied}: {point}"
+        bench.part(name, lambda point=point: bench_growth.measure(**point, device=bench.device, iterations=3))
+        if isinstance(bench.results[name], dict):
+            rows.append({"varied": varied, **bench.results[name]})
+    bench_growth.store(bench.path.parent / "growth", rows, bench.device, 3, time.perf_counter() - start)
+
+
+def measure(bench: Bench, tiny: bool, trl_python: str) -> None:
     """All parts, the most important first."""
     about = {"torch": torch.__version__, "transformers": __version__, "device": bench.device, "cores": os.cpu_count()}
     if bench.device == "cuda":
@@ -204,16 +215,9 @@ def measure(bench: Bench, tiny: bool) -> None:
         bench.part(
             f"generate without adapter {rows}x{length}", lambda r=rows, n=length: generate(bench, policy, r, n, None)
         )
-    for rows, length in [(2, 8), (4, 4)] if tiny else [(16, 256), (256, 256), (64, 128), (64, 512)]:
-        bench.part(f"iteration {rows}x{length}", lambda r=rows, n=length: iteration(bench, policy, r, n, 16, peak))
-    rows, length = sizes[0]
-    for name, shape in {"smaller": TINY if tiny else SMALLER, "larger": TINY if tiny else LARGER}.items():
-        other = build(shape, bench.device)
-        count = sum(p.numel() for p in other.backbone.parameters() if not p.requires_grad)
-        bench.part(
-            f"iteration {rows}x{length}, {name} ({count} weights)",
-            lambda o=other: iteration(bench, o, rows, length, 16, peak),
-        )
+    for name in ("trl", "lora", "full"):
+        bench.part(f"beside TRL: {name}", lambda name=name: beside_trl(name, trl_python, tiny))
+    growth(bench, tiny)
 
 
 def show(results: dict[str, Any]) -> None:
@@ -230,11 +234,17 @@ def show(results: dict[str, Any]) -> None:
             phases = f"rollout {row['rollout_and_scoring_seconds']:.2f} s, update {row['update_seconds']:.2f} s"
             memory = row["peak_over_weights_cache_activations"]
             print(f"  {name:44}{phases:34}{row['update_share_of_peak']:6.3f}{memory:8.2f}")
+    beside = {name: results.get(f"beside TRL: {name}") for name in ("trl", "lora", "full")}
+    runs = {name: [found] for name, found in beside.items() if isinstance(found, dict)}
+    if runs:
+        print("one iteration beside TRL 1.12.0's (mark: a fifth of its seconds by default)")
+        bench_trl.show(bench_trl.summarize(runs), bench_trl.GPU.marks)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU: proves that the program runs")
+    parser.add_argument("--trl-python", default=sys.executable, metavar="PATH", help="one that has trl==1.12.0")
     parser.add_argument("--seconds", type=float, default=500.0, help="begin no part after these")
     default = Path(os.environ.get("OUT", Path(__file__).resolve().parent / "results")) / "gpu.json"
     parser.add_argument("--out", type=Path, default=default, help="where the JSON goes; $OUT/gpu.json where OUT is set")
@@ -245,7 +255,7 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench("cpu" if options.tiny else "cuda", options.seconds, options.out)
-    measure(bench, options.tiny)
+    measure(bench, options.tiny, options.trl_python)
     show(bench.results)
 
 
