@@ -37,6 +37,7 @@ from ppo_lib.tokens import pad_pairs
 QWEN = bench_trl.GPU.shape
 TINY = {**QWEN, "vocab_size": 300, "hidden_size": 28, "intermediate_size": 64, "num_hidden_layers": 2}
 PROMPT = 64
+PRODUCTS = ("gemm", "matmul", "::mm", "::bmm", "::addmm", "linear", "cutlass", "nvjet", "xmma")  # in names of kernels
 
 
 class Bench:
@@ -134,7 +135,10 @@ def generate(bench: Bench, policy: ActorCritic, rows: int, length: int, adapter:
 def iteration(
     bench: Bench, policy: ActorCritic, rows: int, length: int, microbatch: int, peak: float
 ) -> dict[str, Any]:
-    """The second of two whole iterations: seconds by phase, the update's arithmetic, and memory beside the plan."""
+    """The second of two whole iterations: seconds by phase, the update's arithmetic, and memory beside the plan.
+
+    Where the update's time went is seen in one more update: the share of products, and the kernels that took longest.
+    """
     options = {"rollout_batch": rows, "minibatch": min(64, rows), "microbatch": min(microbatch, rows), "epochs": 4}
     config = PPOConfig(**options, max_new_tokens=length, dtype="bfloat16", device=bench.device, iterations=2)
     prompts = [" ".join([f"w{5 + i % 90}"] * PROMPT) for i in range(rows)]
@@ -143,6 +147,7 @@ def iteration(
     if bench.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     metrics = trainer.step()
+    kernels = profile(bench, trainer)
     model = policy.backbone.causal_lm
     head = model.get_output_embeddings().weight.numel()
     body = (
@@ -161,7 +166,31 @@ def iteration(
         "plan_bytes": plan.total,
         "peak_over_weights_cache_activations": metrics["peak_memory_bytes"]
         / (plan.weights + plan.cache + plan.activations),
+        **kernels,
     }
+
+
+def profile(bench: Bench, trainer: PPOTrainer) -> dict[str, Any]:
+    """Where the time of an update goes: the share of matrix products, and the five kernels that take longest."""
+    on_gpu = bench.device == "cuda"
+    experience = trainer.collect(trainer.order.draw(trainer.config.rollout_batch))
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CUDA if on_gpu else kinds.CPU]) as seen:
+        trainer.update(experience)
+        bench.wait()
+    rows = seen.key_averages()
+    spent = {row.key: row.self_device_time_total if on_gpu else row.self_cpu_time_total for row in rows}
+    longest = sorted(spent, key=lambda key: -spent[key])[:5]
+    total = sum(spent.values())
+    products = sum(time for key, time in spent.items() if any(word in key.lower() for word in PRODUCTS))
+    return {"update_share_of_products": products / total, "longest": {key[:60]: spent[key] / total for key in longest}}
+
+
+def with_small_adapters(policy: ActorCritic) -> ActorCritic:
+    """The same policy with adapters in the backbone's bfloat16; the optimizer steps float32 copies of them."""
+    for parameter in policy.backbone.adapter_parameters("policy"):
+        parameter.data = parameter.data.to(policy.backbone.causal_lm.dtype)
+    return policy
 
 
 def beside_trl(contestant: str, trl_python: str, tiny: bool) -> Any:
@@ -215,6 +244,13 @@ def measure(bench: Bench, tiny: bool, trl_python: str) -> None:
         bench.part(
             f"generate without adapter {rows}x{length}", lambda r=rows, n=length: generate(bench, policy, r, n, None)
         )
+    rows, length = sizes[0]
+    bench.part(
+        f"iteration {rows}x{length}, adapters in bfloat16",
+        lambda: iteration(
+            bench, with_small_adapters(build(TINY if tiny else QWEN, bench.device)), rows, length, 16, peak
+        ),
+    )
     for name in ("trl", "lora", "full"):
         bench.part(f"beside TRL: {name}", lambda name=name: beside_trl(name, trl_python, tiny))
     growth(bench, tiny)
@@ -234,6 +270,7 @@ def show(results: dict[str, Any]) -> None:
             phases = f"rollout {row['rollout_and_scoring_seconds']:.2f} s, update {row['update_seconds']:.2f} s"
             memory = row["peak_over_weights_cache_activations"]
             print(f"  {name:44}{phases:34}{row['update_share_of_peak']:6.3f}{memory:8.2f}")
+            print(f"  {'':44}products take {row['update_share_of_products']:.2f} of the update")
     beside = {name: results.get(f"beside TRL: {name}") for name in ("trl", "lora", "full")}
     runs = {name: [found] for name, found in beside.items() if isinstance(found, dict)}
     if runs:
