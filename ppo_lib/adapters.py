@@ -71,15 +71,15 @@ def add_adapter(
         parameter.data = parameter.data.to(dtype)
 
 
-def switch_adapter(causal_lm: PreTrainedModel, name: str | None) -> None:
-    """Let one adapter act, or none."""
-    for layer in causal_lm.modules():
+def switch_adapter(module: nn.Module, name: str | None) -> None:
+    """Let one adapter act, or none, in a model or in a part of one."""
+    for layer in module.modules():
         if isinstance(layer, BaseTunerLayer):
             layer.enable_adapters(name is not None)
             if name is not None:
                 layer.set_adapter(name)
-    for adapter in adapter_names(causal_lm):  # PEFT freezes what it switches off; a graph built before would lose
-        for parameter in adapter_parameters(causal_lm, adapter):  # its gradient
+    for key, parameter in module.named_parameters():
+        if "lora_" in key:  # PEFT freezes what it switches off; a graph built before would lose its gradient
             parameter.requires_grad_(True)
 
 

@@ -4,7 +4,7 @@ Whichever adapter is switched on decides the role that the one set of weights pl
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.forward_check import check_forward
 from ppo_lib.linear import quicken
 from ppo_lib.loading import eos_token_ids, load_causal_lm
+from ppo_lib.recomputing import recomputed
 from ppo_lib.sharding import place
 from ppo_lib.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
 
@@ -34,6 +35,9 @@ class Backbone(nn.Module):
         name: where it came from; saved with adapters, so that they find their base again.
         chat_template: put every prompt into the tokenizer's chat template.
         processes: those that hold the model's parts together; by default it is whole.
+
+    Attributes:
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
 
     Raises:
         ValueError: no chat template where one is wanted, no EOS token, a model whose logits are not its output
@@ -59,6 +63,7 @@ class Backbone(nn.Module):
         self.eval()
         quicken(causal_lm)
         self._adapter: str | None = None
+        self.gradient_checkpointing = False
         check_forward(self)
 
     @classmethod
@@ -82,7 +87,9 @@ class Backbone(nn.Module):
         """Another backbone with the same weights and no adapter, on the same device."""
         causal_lm = self.merged(None)
         place(causal_lm, str(self.device), self.processes.parts)
-        return Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.processes)
+        copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.processes)
+        copy.gradient_checkpointing = self.gradient_checkpointing
+        return copy
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over the weights of a model of the same architecture.
@@ -182,6 +189,11 @@ class Backbone(nn.Module):
             if name != before:
                 self._use(before)
 
+    @property
+    def acting(self) -> str | None:
+        """The adapter that is on."""
+        return self._adapter
+
     def _use(self, name: str | None) -> None:
         adapters.switch_adapter(self.causal_lm, name)
         self._adapter = name
@@ -211,8 +223,13 @@ class Backbone(nn.Module):
         return self.causal_lm.base_model
 
     def hidden_states(self, batch: TokenBatch, adapter: str | None = None) -> Tensor:
-        """Last hidden states ``(B, P + T, H)`` of a batch, in the given role."""
-        with self.adapter(adapter):
+        """Last hidden states ``(B, P + T, H)`` of a batch, in the given role.
+
+        With ``gradient_checkpointing`` set, a gradient costs one more forward pass and keeps little more than one
+        block's activations at a time.
+        """
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        with self.adapter(adapter), recomputed(self, adapter) if again else nullcontext():
             return self.body(
                 input_ids=batch.sequences,
                 attention_mask=batch.attention_mask,

@@ -42,7 +42,7 @@ class MemoryPlan:
         optimizer: Adam's two moments, and float32 copies of weights that are trained in half precision.
         gradients: of all that is trained.
         cache: keys and values of a whole rollout batch at full length.
-        activations: kept for the backward pass of one microbatch.
+        activations: kept for the backward pass of one microbatch; with gradient checkpointing, of one block at a time.
         logits: of one slice in the update.
         sampling: of one decoding step of the rollout batch.
     """
@@ -95,7 +95,10 @@ class MemoryPlan:
         elif self.rollout > self.update:
             remedy = "lower rollout_batch or max_new_tokens"
         else:
-            remedy = "lower microbatch, which changes memory and not the result, or max_new_tokens"
+            remedy = (
+                "lower microbatch or set gradient_checkpointing: true, which change memory and not the result, or "
+                "lower max_new_tokens"
+            )
         raise ConfigError(
             f"the run needs about {megabytes(self.total)} ({megabytes(resident)} for weights, adapters and optimizer, "
             f"{megabytes(max(self.rollout, self.update))} to work), but {megabytes(free)} are free; {remedy}"
@@ -144,6 +147,9 @@ def plan_memory(
     kept = sum(inputs + outputs for inputs, outputs in layers) * weight_bytes * KEPT
     if not full:  # what an adapter reads is kept too, in float32
         kept += sum(inputs * (weight_bytes < ADAPTER_BYTES) + config.lora_rank for inputs, _ in layers) * ADAPTER_BYTES
+    if config.gradient_checkpointing:  # what goes into each block, and all of the one that is computed again
+        blocks = len(blocks_of(shape))
+        kept = kept / blocks + blocks * text.hidden_size * weight_bytes
     response_logits = config.microbatch * config.max_new_tokens * text.vocab_size
     rows = -(-config.rollout_batch // processes)
     other = sum(parameters(x) - elsewhere(x, parts) for x in map(empty_model, others))

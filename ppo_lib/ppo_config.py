@@ -22,6 +22,7 @@ class PPOConfig:
     rollout_batch: int = option(64, minimum=1, help="responses sampled per iteration")
     minibatch: int = option(32, minimum=1, help="responses per optimizer step")
     microbatch: int = option(32, minimum=1, help="responses per forward pass; less memory, same result")
+    gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
     epochs: int = option(4, minimum=1, help="passes over each rollout batch")
     max_new_tokens: int = option(48, minimum=1, help="longest response, in tokens")
     temperature: float = option(1.0, above=0.0, help="of sampling; log-probs are those of the sampled distribution")

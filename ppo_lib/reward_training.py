@@ -43,6 +43,7 @@ class RewardConfig:
     lora_rank: int = option(8, minimum=1, help="rank of the reward adapter")
     max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
     drop_longer: bool = same_option(SFTConfig, "drop_longer")
+    gradient_checkpointing: bool = same_option(SFTConfig, "gradient_checkpointing")
     seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
     device: str = same_option(SFTConfig, "device")
     dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")

@@ -35,6 +35,7 @@ class SFTConfig:
     lora_rank: int = option(0, minimum=0, help="rank of an adapter that is merged at the end; 0 trains all weights")
     max_length: int | None = option(None, minimum=2, help="refuse demonstrations of more tokens than this")
     drop_longer: bool = option(False, help="leave out what is longer than max_length, instead of refusing it")
+    gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
     seed: int = option(0, minimum=0, help="of the order of the data")
     device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
     dtype: str = option("float32", choices=DTYPES, help="of the weights; auto: bfloat16 where the GPU computes in it")

@@ -60,10 +60,15 @@ def blocks_of(causal_lm: PreTrainedModel) -> list[nn.Module]:
         ValueError: it has none.
     """
     names = set(causal_lm._no_split_modules or ())
-    blocks = [module for module in causal_lm.base_model.modules() if type(module).__name__ in names]
+    # Once sharded, a block's class is a new one, derived from its own.
+    kinds = ((module, {kind.__name__ for kind in type(module).__mro__}) for module in causal_lm.base_model.modules())
+    blocks = [module for module, kind in kinds if kind & names]
     if not blocks:
         kind = causal_lm.config.model_type
-        raise ValueError(f"transformers does not say what the blocks of a {kind!r} model are; launch without FSDP")
+        raise ValueError(
+            f"transformers does not say what the blocks of a {kind!r} model are; leave out FSDP and "
+            "gradient_checkpointing"
+        )
     return blocks
 
 

@@ -51,6 +51,7 @@ def build(
     backbone = Backbone.from_pretrained(
         model, processes.device or pick_device(config.device), pick_dtype(config), config.chat_template, processes
     )
+    backbone.gradient_checkpointing = config.gradient_checkpointing
     if stage == "sft":
         demonstrations = short_enough(load_demonstrations(config.data), config, backbone, processes)
         return SFTTrainer(config, backbone, demonstrations, processes)

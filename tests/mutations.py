@@ -45,6 +45,17 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "entropy: sign": ("total = -(p", "total = (p"),
         "entropy: padding reaches the gradient": ("torch.where(sound.unsqueeze(-1), logits, 0.0)", "logits"),
     },
+    ("recomputing.py", "test_recomputing.py", "llama or acts or twice"): {
+        "recompute: in the role of the day": (
+            "if acting != adapter:\n        switch_adapter(block, adapter)",
+            "if False:\n        pass",
+        ),
+        "recompute: the role stays": ("switch_adapter(block, acting)", "pass"),
+        "recompute: blocks stay changed": ("del block.forward", "pass"),
+    },
+    ("backbone.py", "test_recomputing.py", "twice"): {
+        "recompute: not at all": ("again = self.gradient_checkpointing and", "again = False and"),
+    },
     ("linear.py", "test_linear.py", ""): {
         "onednn: gradient of the input": ("product(gradient, weight.t())", "product(gradient, weight.t()) * 2"),
         "onednn: gradient of the weight": ("product(rows.t(), x.", "product(rows.t(), 2 * x."),

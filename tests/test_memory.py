@@ -1,5 +1,7 @@
 """The memory plan beside what tiny models really hold, and the refusal of a run that cannot fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -102,6 +104,16 @@ def test_activations_are_estimated_to_about_a_third(architecture, finetune, crit
     assert seen.logprobs.requires_grad
     plan = plan_memory(shape, knobs(finetune=finetune, critic=critic, dtype=dtype), PROMPT)
     assert 0.65 < sum(kept.values()) / plan.activations < 1.35
+
+
+@pytest.mark.parametrize("finetune", ["lora", "full"])
+def test_gradient_checkpointing_keeps_the_inputs_of_blocks_and_one_block(tiny_folder, finetune):
+    shape = AutoConfig.from_pretrained(tiny_folder("llama"))
+    plans = [plan_memory(shape, knobs(finetune=finetune, gradient_checkpointing=on), PROMPT) for on in (False, True)]
+    inputs = shape.num_hidden_layers * ROWS * (PROMPT + RESPONSE) * shape.hidden_size * 4
+    assert plans[1].activations == pytest.approx(plans[0].activations / shape.num_hidden_layers + inputs, abs=1)
+    others = [replace(plan, activations=0) for plan in plans]
+    assert others[0] == others[1]
 
 
 def test_logits_do_not_grow_with_the_batch_beyond_one_slice(tiny_folder):

@@ -58,8 +58,10 @@ def run(trainer, steps: int = 2):
 
 
 def train_ppo(folder, processes, options, out=None):
+    backbone = Backbone.from_pretrained(folder, dtype="float64", processes=processes)
+    backbone.gradient_checkpointing = "gradient_checkpointing" in options
     policy = ActorCritic(
-        Backbone.from_pretrained(folder, dtype="float64", processes=processes),
+        backbone,
         lora_rank=4,
         finetune=options.get("finetune", "lora"),
         critic=options.get("critic", "shared"),
@@ -104,6 +106,11 @@ STAGES = {
     "PPO": (train_ppo, {}),
     "PPO, the critic with an adapter of its own": (train_ppo, {"critic": "separate"}),
     "PPO, all weights of two networks": (train_ppo, {"finetune": "full", "critic": "separate", "learning_rate": 1e-4}),
+    "PPO, blocks computed again": (train_ppo, {"critic": "separate", "gradient_checkpointing": True}),
+    "PPO, all weights, blocks computed again": (
+        train_ppo,
+        {"finetune": "full", "learning_rate": 1e-4, "gradient_checkpointing": True},
+    ),
     "SFT, an adapter": (train_sft, {"lora_rank": 4}),
     "SFT, all weights": (train_sft, {}),
     "reward model": (train_reward, {}),
@@ -244,7 +251,7 @@ def test_shares_of_different_sizes_are_refused_where_a_model_is_sharded():
 def test_a_model_whose_blocks_are_not_known_is_refused(folder, monkeypatch):
     model = Backbone.from_pretrained(folder).causal_lm
     monkeypatch.setattr(model, "_no_split_modules", None)
-    with pytest.raises(ValueError, match="does not say what the blocks of a 'llama' model are; launch without FSDP"):
+    with pytest.raises(ValueError, match="does not say what the blocks of a 'llama' model are; leave out FSDP and gradient_checkpointing"):
         blocks_of(model)
 
 

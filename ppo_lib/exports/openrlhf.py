@@ -121,6 +121,12 @@ def batches(config: Mapping[str, Any], result: Translation) -> None:
         {"train.micro_batch_size": config["microbatch"], "rollout.micro_batch_size": config["microbatch"]},
         "per GPU, as here. Losses are token means over the optimizer step, as here.",
     )
+    if config["gradient_checkpointing"]:
+        result.put(
+            "gradient_checkpointing", {"actor.gradient_checkpointing_enable": True}, "actor and critic, as here."
+        )
+    else:
+        result.same["gradient_checkpointing"] = "activations are kept unless asked otherwise."
     result.put("epochs", {"train.max_epochs": config["epochs"]}, "passes over a rollout batch, reshuffled.")
     result.put(
         "max_new_tokens",

@@ -147,6 +147,14 @@ def batches(config: Mapping[str, Any], result: Translation) -> None:
         "per GPU, as here. Losses are token means over the optimizer step, as here.",
     )
     result.put(
+        "gradient_checkpointing",
+        {
+            f"{part}.model.enable_gradient_checkpointing": config["gradient_checkpointing"]
+            for part in ("actor_rollout_ref", "critic")
+        },
+        "on by default there.",
+    )
+    result.put(
         "epochs",
         {f"{actor}.ppo_epochs": config["epochs"], f"{actor}.shuffle": True},
         "passes over a rollout batch; not reshuffled unless asked. The critic's follow.",
