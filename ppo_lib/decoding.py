@@ -19,17 +19,21 @@ from ppo_lib.tokens import TokenBatch
 
 BLOCK = 128  # columns by which attention widens; a graph is recorded for each width
 LOOK = 16  # steps between looks at whether every row has ended: each look waits for the GPU
+ALIGNED = 8  # a GPU's attention kernels want rows of the mask to begin at such a multiple, and copy it otherwise
 
 
 def supports_static_cache(backbone: Backbone) -> bool:
     """Whether every layer attends to all that came before; sliding windows and recurrent layers do not.
 
-    A model that is sharded does not either: its blocks come and go, and a graph wants fixed addresses.
+    A model that is sharded does not either: its blocks come and go, and a graph wants fixed addresses. Nor does one
+    whose rotary positions change with the longest row: it asks the GPU for that row at every step.
     """
     if backbone.processes.sharded:
         return False
-    kinds = set(getattr(backbone.causal_lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    return kinds == {"full_attention"}
+    config = backbone.causal_lm.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    return kinds == {"full_attention"} and rotary not in ("dynamic", "longrope")
 
 
 class Slots:
@@ -91,17 +95,19 @@ class Decoder:
         self.backbone, self.pick, self.width = backbone, pick, prompt_width
         self.sequences, device = sequences, sequences.device
         self.eos = torch.tensor(backbone.eos_token_ids, device=device)
-        self.slots = Slots(prefilled, sequences.shape[1])
+        columns = -(-sequences.shape[1] // ALIGNED) * ALIGNED
+        self.slots = Slots(prefilled, columns)
         self.tokens = first.clone().unsqueeze(1)  # (B, 1), read in the next step
         self.positions = attention[:, :prompt_width].sum(dim=1, keepdim=True)  # (B, 1) of those tokens
-        seen = attention & (torch.arange(sequences.shape[1], device=device) < prompt_width)
-        dtype = backbone.causal_lm.dtype
-        self.mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)
-        self.mask = self.mask[:, None, None]  # (B, 1, 1, P + T), added to the scores
+        dtype = backbone.causal_lm.dtype  # of the mask (B, 1, 1, columns), which is added to the scores
+        self.mask = torch.full((len(first), 1, 1, columns), torch.finfo(dtype).min, dtype=dtype, device=device)
+        self.mask[:, 0, 0, :prompt_width].masked_fill_(attention[:, :prompt_width], 0.0)
         self.step_number = torch.ones(1, dtype=torch.long, device=device)  # token 0 is there already
         self.sequences[:, prompt_width] = first
         self.lengths = torch.ones_like(first)
         self.finished = self.ends(first)
+        self.recording = sequences.is_cuda
+        self.graph: torch.cuda.CUDAGraph | None = None  # the last that was recorded
 
     def ends(self, tokens: Tensor) -> Tensor:
         """``(B,)`` boolean: which tokens end a response."""
@@ -130,7 +136,7 @@ class Decoder:
 
     def run(self, steps: int) -> tuple[TokenBatch, Tensor]:
         """Take up to ``steps`` more steps; the batch with its explicit lengths, and which rows have ended."""
-        columns, replay, taken = self.sequences.shape[1], self.step, 0
+        columns, replay, taken = self.mask.shape[-1], self.step, 0
         while taken < steps:
             if taken % LOOK == 0 and bool(self.finished.all()):
                 break
@@ -139,7 +145,7 @@ class Decoder:
                 self.slots.visible = visible
                 self.step()  # a graph may only be recorded after the kernels have run once
                 taken += 1
-                if self.sequences.is_cuda and taken < steps:
+                if self.recording and taken < steps:
                     replay = self.record()
                 continue
             replay()
@@ -150,9 +156,15 @@ class Decoder:
         return batch, self.finished
 
     def record(self) -> Callable[[], None]:
-        """The step as a CUDA graph; recording runs nothing."""
+        """The step as a CUDA graph; recording runs nothing.
+
+        All graphs work in the memory of the first: only one runs at a time, and no step leaves anything there.
+        """
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
+        memory = self.graph.pool() if self.graph else None
+        # Other threads, such as one that watches the other processes, may ask the GPU something meanwhile.
+        mode = "thread_local"
+        with torch.cuda.device(self.sequences.device), torch.cuda.graph(graph, memory, capture_error_mode=mode):
             self.step()
+        self.graph = graph
         return graph.replay

@@ -7,6 +7,7 @@ distribution than the one whose log-probs PPO compares, and is refused.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -119,12 +120,9 @@ def sample(
             tokens = pick(backbone, output.last_hidden_state[:, -1], temperature, generator, point)
             if static_cache:
                 prefilled = [(layer.keys, layer.values) for layer in cache.layers]
-
-                def next_tokens(hidden: Tensor, number: Tensor) -> Tensor:
-                    points = None if noise is None else noise.index_select(1, number).squeeze(1)
-                    return pick(backbone, hidden, temperature, point=points)
-
+                next_tokens = partial(pick_at, backbone, temperature, noise)
                 decoder = Decoder(backbone, sequences, attention, tokens, prefilled, next_tokens, width)
+                del output, cache, prefilled  # the decoder has its own copy of the prompts' keys and values
                 return Sampled(*decoder.run(max_new_tokens - 1))
             sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
             lengths += ~finished
@@ -158,6 +156,12 @@ def pick(
     size = max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)  # rows at once
     parts = zip(hidden.split(size), point.split(size), strict=True)
     return torch.cat([draw(torch.softmax(backbone.logits(h) / temperature, dim=-1), point=p) for h, p in parts])
+
+
+def pick_at(backbone: Backbone, temperature: float, noise: Tensor | None, hidden: Tensor, number: Tensor) -> Tensor:
+    """The token of that number, a tensor ``(1,)``, in each row: :func:`pick` with a column of the noise ``(B, T)``."""
+    point = None if noise is None else noise.index_select(1, number).squeeze(1)
+    return pick(backbone, hidden, temperature, point=point)
 
 
 def draw(probabilities: Tensor, generator: torch.Generator | None = None, point: Tensor | None = None) -> Tensor:

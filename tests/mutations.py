@@ -191,6 +191,24 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "decoding: own column not seen": ("self.mask.index_fill_(3, slots.column, 0.0)", "pass"),
         "decoding: attention one column short": ("self.width + taken + 1", "self.width + taken"),
     },
+    ("decoding.py", "test_decoding.py", "recorded_once"): {
+        "graph: recorded before the kernels have run": (
+            "                self.step()  # a graph may only be recorded after the kernels have run once\n",
+            "",
+        ),
+        "graph: kept when attention widens": ("if visible != self.slots.visible or taken == 0:", "if taken == 0:"),
+        "graph: recorded and not replayed": ("replay = self.record()", "self.record()"),
+    },
+    ("decoding.py", "test_shapes.py", "nothing or rotary or kernels_want"): {
+        "graph: a question in the step": (
+            "        self.lengths.add_(~self.finished)\n",
+            "        self.lengths.add_(~self.finished)\n        bool(self.finished.all())\n",
+        ),
+        "graph: rows picked by a mask": ("self.lengths.add_(~self.finished)", "self.lengths[~self.finished] += 1"),
+        "graph: numbers from the host": ("unsqueeze(1) == self.eos)", "unsqueeze(1) == tokens.new_tensor([0]))"),
+        "graph: rotary positions that ask": (' and rotary not in ("dynamic", "longrope")', ""),
+        "graph: mask of any width": ("-(-sequences.shape[1] // ALIGNED) * ALIGNED", "sequences.shape[1]"),
+    },
     ("training.py", "test_training.py", ""): {
         "adam: moments not kept": ('{"state": moments,', '{"state": {},'),
         "adam: state not a copy": ('together.to("cpu", copy=True)', "together"),

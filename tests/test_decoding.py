@@ -102,6 +102,42 @@ def test_all_addresses_stay_the_same_from_step_to_step(build_tiny):
     assert all(pointers == seen[0] for pointers in seen)
 
 
+@pytest.mark.parametrize("eos", [EOS, MANY_EOS], ids=["nothing ends", "rows end at different times"])
+def test_each_width_is_recorded_once_after_a_step_and_replayed_as_it_was(build_tiny, monkeypatch, eos):
+    """What can be seen without a GPU: a stand-in for a graph, which replays a step of the width that it was made at."""
+    monkeypatch.setattr(decoding, "BLOCK", 8)
+    recorded, replayed, taken = [], [], []
+
+    class Recorded(Decoder):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            self.recording = True
+
+        def step(self) -> None:
+            super().step()
+            taken.append(self.slots.visible)
+
+        def record(self):
+            width = self.slots.visible
+            assert taken[-1] == width  # the kernels of this width have run
+            recorded.append(width)
+
+            def replay() -> None:
+                assert self.slots.visible == width
+                replayed.append(width)
+                self.step()
+
+            return replay
+
+    backbone = build_tiny(eos=eos)
+    growing = sample(backbone, PROMPTS, 20, 1.0, None, noise=noise(20))
+    monkeypatch.setattr("ppo_lib.rollout.Decoder", Recorded)
+    same(growing, sample(backbone, PROMPTS, 20, 1.0, None, noise=noise(20), static_cache=True))
+    assert recorded == sorted(set(recorded)) == sorted(set(taken))
+    assert len(replayed) + len(recorded) == len(taken)
+    assert len(recorded) >= 2
+
+
 def test_sampling_in_slices_of_rows_changes_nothing(build_tiny, monkeypatch):
     backbone = build_tiny()
     whole = sample(backbone, PROMPTS, 6, 1.0, None, noise=noise(6))
@@ -110,9 +146,10 @@ def test_sampling_in_slices_of_rows_changes_nothing(build_tiny, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_replays_the_same_tokens_from_a_graph(tiny_folder):
+def test_a_gpu_replays_the_same_tokens_from_a_graph(tiny_folder, monkeypatch):
     from ppo_lib.backbone import Backbone
 
+    monkeypatch.setattr(decoding, "BLOCK", 16)  # several graphs, which share their memory
     backbone = Backbone.from_pretrained(tiny_folder(eos=MANY_EOS), device="cuda")
     growing, fixed = (
         sample(backbone, PROMPTS, 60, 1.0, None, noise=noise(60).cuda(), static_cache=static)
