@@ -30,6 +30,7 @@ CONFIGS = {
         "entropy_coef": 0.01,
         "dual_clip": 3.0,
         "dtype": "bfloat16",
+        "gradient_checkpointing": True,
     },
     "what has no equivalent": {
         "epsilon": None,
@@ -78,6 +79,7 @@ def test_every_key_changes_the_export_or_is_said_to_be_without_equivalent(target
         "rollout_batch": 96,
         "minibatch": 16,
         "microbatch": 4,
+        "gradient_checkpointing": True,
         "epochs": 3,
         "max_new_tokens": 33,
         "temperature": 0.5,
