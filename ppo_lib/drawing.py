@@ -7,6 +7,16 @@ from html import escape
 from typing import Any
 
 DIGITS = 4  # of every number drawn: a change in the last bit of a float never reaches the picture
+# Shapes of points, by Plotly's names for them. A hollow one after a full one, so that two clouds differ without colour.
+SHAPES = ("circle", "square-open", "diamond", "triangle-up-open", "x", "cross")
+CORNERS: dict[str, list[tuple[float, float]]] = {  # around the middle
+    "square": [(-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)],
+    "diamond": [(0, -5.3), (5.3, 0), (0, 5.3), (-5.3, 0)],
+    "triangle-up": [(0, -5.2), (5.2, 4), (-5.2, 4)],
+    "x": [(-3.8, -3.8), (3.8, 3.8), (-3.8, 3.8), (3.8, -3.8)],
+    "cross": [(0, -5), (0, 5), (-5, 0), (5, 0)],
+}
+STROKED = {"x", "cross"}  # two lines each, and no area
 
 
 def rounded(values: Iterable[Any]) -> list[float]:
@@ -59,11 +69,15 @@ class Axis:
 
 
 def axis_for(values: Sequence[float], log: bool, fixed: tuple[float, float] | None, pad: float) -> Axis:
-    """The axis that shows ``values``, a little wider than they are, or exactly the ``fixed`` range."""
+    """The axis that shows ``values``, a little wider than they are, or exactly the ``fixed`` range.
+
+    Where all values are whole (steps, tokens, counts) the ticks are whole: there is no step 2.5.
+    """
     known = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
     if fixed is None and not known:
         raise ValueError("there is no finite value to draw" + (" above 0, as a logarithmic axis needs" if log else ""))
     low, high = fixed or (min(known), max(known))
+    whole = all(value == int(value) for value in known)
     if log:
         if fixed is None:
             stretch = (high / low) ** pad if high > low else 2.0
@@ -71,18 +85,26 @@ def axis_for(values: Sequence[float], log: bool, fixed: tuple[float, float] | No
         powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
         steps = (1,) if len(powers) > 2 else (1, 3) if len(powers) == 2 else (1, 2, 5)
         ends = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [step * 10.0**power for power in ends for step in steps if low <= step * 10.0**power <= high]
+        least = max(low, 1.0) if whole else low
+        ticks = [step * 10.0**power for power in ends for step in steps if least <= step * 10.0**power <= high]
         if len(ticks) < 2:  # less than a power of ten: equal steps are rounder
-            ticks = axis_for([low, high], False, (low, high), 0.0).ticks
+            ticks = equal_steps(low, high, whole)
         return Axis(low, high, [float(f"{tick:.6g}") for tick in ticks], True)
     if fixed is None:
-        margin = pad * (high - low) or 0.5 * abs(high) or 1.0
+        margin = pad * (high - low) or max(0.5 * abs(high), float(whole))
         low, high = low - margin, high + margin
+    return Axis(low, high, equal_steps(low, high, whole), False)
+
+
+def equal_steps(low: float, high: float, whole: bool) -> list[float]:
+    """About five round numbers from ``low`` to ``high``; only ``whole`` ones where at least two of them fit."""
     raw = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999)
+    if whole and math.floor(high) > math.ceil(low):
+        step = max(1.0, math.floor(step))  # 2 instead of 2.5
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return Axis(low, high, [float(f"{i * step:.6g}") for i in range(first, last + 1)], False)
+    return [float(f"{i * step:.6g}") for i in range(first, last + 1)]
 
 
 def path(points: Sequence[tuple[float, float]], close: bool = False) -> str:
@@ -102,9 +124,15 @@ def label(x: float, y: float, text: str, anchor: str = "middle") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def dot(x: float, y: float, color: str) -> str:
-    """A round point."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
+def point(x: float, y: float, color: str, shape: str = "circle") -> str:
+    """A point of one of the ``SHAPES``; they are about equally large."""
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
+    corners = [(x + across, y + down) for across, down in CORNERS[shape.removesuffix("-open")]]
+    if shape in STROKED:
+        return f'<g stroke="{color}" stroke-width="2.6">{path(corners[:2])}{path(corners[2:])}</g>'
+    ink = f'fill="none" stroke="{color}" stroke-width="1.8"' if shape.endswith("-open") else f'fill="{color}"'
+    return f"<g {ink}>{path(corners, close=True)}</g>"
 
 
 def bar(x: float, y: float, width: float, zero: float, color: str) -> str:

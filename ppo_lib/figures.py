@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Self
 
-from ppo_lib.drawing import Axis, axis_for, bar, dot, label, number, path, rounded, spaced
+from ppo_lib.drawing import SHAPES, Axis, axis_for, bar, label, number, path, point, rounded, spaced
 
 WIDTH, HEIGHT = 480, 290  # of the picture, in its own units; text is 14 of them high
 LEFT, RIGHT, BOTTOM = 60.0, 14.0, 44.0
 WIDE, HIGH = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM - 6  # of the area between the axes
 LEGEND_ROW = 20
-# Told apart by colour-blind readers and by dash pattern; at least 3 : 1 against white and against the dark page.
+# Told apart by colour-blind readers, and in grey by dash pattern and by the shape of points; at least 3 : 1 against
+# white and against the dark page.
 COLORS = ("#2f7fc1", "#c9661a", "#2f9460", "#9a6fc8", "#d1495b", "#80806f")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 3", "4 2")
 TABLE_ROWS = 12
@@ -212,7 +213,7 @@ class Figure:
 
     def _draw(self, frame: "Frame", index: int) -> Iterator[str]:
         """One series: its band, then its line, points or bars."""
-        one, color, dash = self.series[index], COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
+        one, (color, dash, shape) = self.series[index], look(index)
         points = [(frame.x(x), frame.y(y)) for x, y in zip(one.x, one.y, strict=True)]
         if one.kind == "bars":
             bars = [other for other in self.series if other.kind == "bars"]
@@ -223,13 +224,13 @@ class Figure:
         if one.low and one.high:
             upper = [(frame.x(x), frame.y(y)) for x, y in zip(one.x, one.high, strict=True)]
             lower = [(frame.x(x), frame.y(y)) for x, y in zip(one.x, one.low, strict=True)]
-            edge = [point for point in upper + lower[::-1] if math.isfinite(point[0] + point[1])]
+            edge = [(x, y) for x, y in upper + lower[::-1] if math.isfinite(x + y)]
             yield f'<g fill="{color}" fill-opacity="0.18">{path(edge, close=True)}</g>'
         if one.kind == "line":
             style = f'stroke="{color}" stroke-width="2.2" fill="none" stroke-linejoin="round"'
             yield f"<g {style}{dashes(dash)}>{path(points)}</g>"
         if one.kind == "points" or len(points) == 1:
-            yield from (dot(x, y, color) for x, y in points if math.isfinite(x + y))
+            yield from (point(x, y, color, shape) for x, y in points if math.isfinite(x + y))
 
     def _axes(self) -> tuple[Axis, Axis]:
         across = [value for one in self.series for value in one.x]
@@ -252,12 +253,14 @@ class Figure:
             if x > LEFT and x + needed > WIDTH:
                 x, row = float(LEFT), row + 1
             y = 12 + LEGEND_ROW * row
-            color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
+            color, dash, shape = look(index)
             if one.kind == "line":
                 rule = path([(x, y - 4), (x + 24, y - 4)])
                 out.append(f'<g stroke="{color}" stroke-width="2.6"{dashes(dash)}>{rule}</g>')
+            elif one.kind == "points":
+                out.append(point(x + 12, y - 4, color, shape))
             else:
-                out.append(dot(x + 12, y - 4, color) if one.kind == "points" else bar(x + 12, y - 9, 14, y, color))
+                out.append(bar(x + 12, y - 9, 14, y, color))
             out.append(f'<g fill="currentColor">{label(x + 30, y, one.name, "start")}</g>')
             x += needed
         return out, LEGEND_ROW * (row + 1)
@@ -272,6 +275,11 @@ class Figure:
                 cells = (one.name, where, number(one.y[i]) + band)
                 rows.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells) + "</tr>")
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def look(index: int) -> tuple[str, str, str]:
+    """Colour, dash pattern and shape of points of the series number ``index``."""
+    return COLORS[index % len(COLORS)], DASHES[index % len(DASHES)], SHAPES[index % len(SHAPES)]
 
 
 def dashes(pattern: str) -> str:

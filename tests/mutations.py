@@ -427,6 +427,23 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "False and bool(load_yaml(config)",
         ),
     },
+    ("drawing.py", "test_figures.py", ""): {
+        "points: no shape is hollow": ('if shape.endswith("-open")', "if False"),
+        "points: a cross is an x": (
+            '"cross": [(0, -5), (0, 5), (-5, 0), (5, 0)]',
+            '"cross": [(-4, -4), (4, 4), (-4, 4), (4, -4)]',
+        ),
+        "ticks: steps of two and a half": ("math.floor(step))  # 2", "step)  # 2"),
+        "ticks: half steps": ("step = max(1.0, math.floor(step))", "step = max(0.5, math.floor(step))"),
+        "ticks: half steps on a logarithmic axis": ("least = max(low, 1.0) if whole else low", "least = low"),
+        "ticks: one whole number leaves no room": ("max(0.5 * abs(high), float(whole))", "0.5 * abs(high) or 1.0"),
+        "ticks: shares in whole steps": ("whole = all(value == int(value) for value in known)", "whole = True"),
+    },
+    ("figures.py", "test_figures.py", "points_differ or lines_differ"): {
+        "points: one shape for all": ("SHAPES[index % len(SHAPES)]", "SHAPES[0]"),
+        "points: another shape in the legend": ("point(x + 12, y - 4, color, shape)", "point(x + 12, y - 4, color)"),
+        "lines: one dash for all": ("DASHES[index % len(DASHES)]", "DASHES[0]"),
+    },
     ("machines.py", "test_machines.py", ""): {
         "capstone without a look at the hub": ("if not reachable():", "if False:"),
         "capstone without a look at datasets": ('if find_spec("datasets") is None:', "if False:"),

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppo_lib.drawing import axis_for, number, rounded, spaced
-from ppo_lib.figures import COLORS, Figure, panels
+from ppo_lib.drawing import SHAPES, axis_for, number, rounded, spaced
+from ppo_lib.figures import COLORS, DASHES, Figure, panels
 from ppo_lib.tables import table, token_strip
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
@@ -123,6 +123,37 @@ def test_a_line_stands_out_from_the_light_and_from_the_dark_page(color, page):
     assert (high + 0.05) / (low + 0.05) >= 3
 
 
+def signs(svg: str) -> list[tuple]:
+    """How each coloured point is drawn, without its colour and its place."""
+    found = []
+    for one in re.findall(r'<circle [^>]*>|<g (?:fill|stroke)="(?:#|none).*?</g>', svg):
+        places = [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", one)]
+        x0, y0 = places[0] if places else (0, 0)
+        corners = tuple((round(x - x0), round(y - y0)) for x, y in places)
+        found.append((one.startswith("<circle"), 'fill="none"' in one, corners))
+    return found
+
+
+def test_series_of_points_differ_without_their_colour_and_look_the_same_in_the_legend():
+    figure = Figure("c", x="x", y="y")
+    for i in range(len(COLORS)):
+        figure.points([1, 2], [i, i + 0.5], f"series {i}")
+    legend, picture = figure.svg().split('<g stroke="currentColor"', 1)
+    drawn = signs(picture)
+    assert len(set(signs(legend))) == len(COLORS)
+    assert [hollow for _, hollow, _ in signs(legend)] == ["-open" in shape for shape in SHAPES]
+    assert signs(legend) == drawn[::2] == drawn[1::2]
+
+
+def test_lines_differ_without_their_colour():
+    patterns = re.findall(
+        r'stroke-width="2.2"[^>]*?(?:stroke-dasharray="([^"]*)")?><path',
+        Figure("c", x="x", y="y").line([0, 1], [0, 1], "a").line([0, 1], [1, 0], "b").svg(),
+    )
+    assert len(patterns) == len(set(patterns)) == 2
+    assert len(set(DASHES)) == len(set(SHAPES)) == len(COLORS)
+
+
 @given(st.lists(finite, min_size=1, max_size=20))
 def test_an_axis_shows_all_its_values_and_has_ticks(values):
     axis = axis_for(rounded(values), log=False, fixed=None, pad=0.05)
@@ -135,6 +166,21 @@ def test_a_logarithmic_axis_shows_all_its_values_and_has_ticks(values):
     axis = axis_for(rounded(values), log=True, fixed=None, pad=0.05)
     assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in rounded(values))
     assert axis.ticks
+
+
+@pytest.mark.parametrize("log", [False, True])
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=20))
+def test_an_axis_of_whole_numbers_has_whole_ticks(log, values):
+    """There is no step 2.5 and no half token."""
+    ticks = axis_for(rounded(values), log, None, pad=0.02).ticks
+    assert all(tick == int(tick) for tick in ticks)
+    assert 2 <= len(ticks) <= 12
+
+
+def test_ticks_of_twelve_steps_and_of_shares():
+    assert axis_for([1.0, 12.0], False, None, pad=0.02).ticks == [2, 4, 6, 8, 10, 12]
+    assert axis_for([0.0, 10.5], False, None, pad=0.02).ticks == [0, 2.5, 5, 7.5, 10]
+    assert axis_for([0.0, 1.0], False, (0.0, 0.9), pad=0.02).ticks == [0, 0.2, 0.4, 0.6, 0.8]
 
 
 @given(st.integers(0, 200), st.integers(2, 20))

@@ -7,12 +7,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ppo_lib.drawing import bar, dot, path, rounded
+from ppo_lib.drawing import SHAPES, bar, path, point, rounded
 from ppo_lib.explorers.core import Curve, Explorer, Frame, Panel, Value
 from ppo_lib.figures import COLORS, DASHES, Figure, dashes
 
 HEIGHT = 290  # of one picture, in pixels
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 PATTERNS = ("", "/", "x", "-", ".", "|")
 RULE = "rgba(128,128,128,0.25)"
 
@@ -43,7 +42,8 @@ def style(one: Curve, index: int) -> dict[str, Any]:
         pattern_px = ",".join(f"{part}px" for part in DASHES[index % len(DASHES)].split()) or "solid"
         line = {"color": color, "width": 2.5, "dash": pattern_px}
         return {"type": "scatter", "mode": "lines", "name": one.name, "line": line}
-    mark = {"color": color, "size": 11, "symbol": SYMBOLS[index % len(SYMBOLS)]}
+    shape = SHAPES[index % len(SHAPES)]
+    mark = {"color": color, "size": 11, "symbol": shape} | ({"line": {"width": 2}} if "-open" in shape else {})
     drawn = {"type": "scatter", "mode": "markers", "name": one.name, "marker": mark, "cliponaxis": False}
     if one.spread:
         drawn["error_y"] = {"type": "data", "array": [plain(half) for half in one.spread], "thickness": 1.5, "width": 5}
@@ -119,14 +119,7 @@ def swatch(one: Curve, index: int) -> str:
         pattern = dashes(DASHES[index % len(DASHES)])
         drawn = f'<g stroke="{color}" stroke-width="2.6"{pattern}>{path([(0, 7), (28, 7)])}</g>'
     elif one.kind == "points":
-        drawn = {
-            "circle": dot(14, 7, color),
-            "square": bar(10, 3, 8, 11, color),
-            "diamond": f'<path d="M14 1L20 7L14 13L8 7Z" fill="{color}"/>',
-            "triangle-up": f'<path d="M14 2L20 12L8 12Z" fill="{color}"/>',
-            "x": f'<path d="M9 2L19 12M19 2L9 12" stroke="{color}" stroke-width="3"/>',
-            "cross": f'<path d="M14 1L14 13M8 7L20 7" stroke="{color}" stroke-width="3"/>',
-        }[SYMBOLS[index % len(SYMBOLS)]]
+        drawn = point(14, 7, color, SHAPES[index % len(SHAPES)])
     else:
         shape = PATTERNS[index % len(PATTERNS)]
         inner = bar(6, 1, 16, 13, color) if not shape else f'<path d="M7 12L13 2M13 12L19 2" stroke="{color}"/>'
