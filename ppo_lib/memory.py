@@ -5,20 +5,22 @@ What is held at the same time:
     total = weights + adapters + optimizer + max(rollout, update)
     rollout = KV cache + logits of one step            update = gradients + activations + logits of one slice
 
-Weights, adapters, gradients, moments and the cache are counted. Activations are estimated as 1.5 times what the linear
-layers read and write, which on the architectures of the tests is right to about a third either way: a Llama keeps less,
-a GPT-2 more. The estimate is for attention that does not hold its ``(S, S)`` scores, which transformers uses where it
-can.
+Weights, adapters, gradients, moments and the cache are counted. Activations are counted in a forward pass on tensors
+that have a shape and no numbers (PyTorch's device ``meta``), for attention that does not hold its ``(S, S)`` scores,
+which transformers uses where it can. That is a simulation, not a measurement: what kernels take for themselves, and
+what the allocator leaves between tensors, comes on top.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ppo_lib.adapters import add_adapter
 from ppo_lib.backbone import MAX_LOGITS
 from ppo_lib.configuration import ConfigError
 from ppo_lib.loading import DTYPES
@@ -26,8 +28,10 @@ from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.sharding import blocks_of
 
 ADAPTER_BYTES = 4  # adapters, heads, gradients, moments and log-probs are float32, whatever the weights are
-KEPT = 1.5  # bytes kept for the backward pass for each byte that a linear layer reads or writes
-LOGITS_COPIES = 5  # of one slice at once: logits, scaled, log-softmax, its exponential, and a gradient
+KEPT = 1.5  # bytes kept for the backward pass for each byte that a linear layer reads or writes, where all else fails
+ROWS, SHORT = 1024, 2  # tokens of the forward pass without numbers
+LOGITS_COPIES = 3  # of one slice at once: log-softmax, its exponential and their product, or two and a gradient
+ENTROPY_COPIES = 5  # the same, when the entropy has a gradient too
 SAMPLING_BYTES = 28  # per logit of a decoding step: float32 three times, float64 twice for the cumulative sum
 
 
@@ -125,9 +129,9 @@ def plan_memory(
         processes: how many share a rollout batch; the plan is that of one of them.
         parts: into how many parts the models' blocks are divided (:mod:`ppo_lib.sharding`); 1 for whole ones.
     """
-    shape = empty_model(model)
+    shape, dtype = empty_model(model), DTYPES[config.dtype]
+    weight_bytes = dtype.itemsize
     text, layers = model.get_text_config(), adapted_layers(shape)
-    weight_bytes = DTYPES[config.dtype].itemsize
     count = parameters(shape) - elsewhere(shape, parts)
     body = parameters(shape.base_model) - elsewhere(shape, parts)
     gathered = 2 * max(map(parameters, blocks_of(shape))) * weight_bytes if parts > 1 else 0  # one computes, one comes
@@ -144,9 +148,8 @@ def plan_memory(
 
     width = prompt_length + config.max_new_tokens
     tokens = config.microbatch * width * (2 if separate else 1)
-    kept = sum(inputs + outputs for inputs, outputs in layers) * weight_bytes * KEPT
-    if not full:  # what an adapter reads is kept too, in float32
-        kept += sum(inputs * (weight_bytes < ADAPTER_BYTES) + config.lora_rank for inputs, _ in layers) * ADAPTER_BYTES
+    kept = kept_per_token(model, dtype, 0 if full else config.lora_rank)
+    kept += text.num_hidden_layers * width * weight_bytes  # every layer keeps the mask as numbers to add
     if config.gradient_checkpointing:  # what goes into each block, and all of the one that is computed again
         blocks = len(blocks_of(shape))
         kept = kept / blocks + blocks * text.hidden_size * weight_bytes
@@ -154,6 +157,7 @@ def plan_memory(
     rows = -(-config.rollout_batch // processes)
     other = sum(parameters(x) - elsewhere(x, parts) for x in map(empty_model, others))
     reward = reward_rank * per_rank + head if reward_rank else 0
+    copies = ENTROPY_COPIES if config.entropy_coef else LOGITS_COPIES
     return MemoryPlan(
         weights=(count + full * (count + separate * count) + other) * weight_bytes + gathered,
         adapters=(adapters + head + reward) * ADAPTER_BYTES,
@@ -161,15 +165,59 @@ def plan_memory(
         gradients=gradients + full * gathered,
         cache=rows * width * cache_bytes_per_token(model, weight_bytes),
         activations=int(tokens * kept),
-        logits=min(MAX_LOGITS, response_logits) * ADAPTER_BYTES * LOGITS_COPIES,
+        logits=min(MAX_LOGITS, response_logits) * ADAPTER_BYTES * copies,
         sampling=min(MAX_LOGITS, rows * text.vocab_size) * SAMPLING_BYTES,
     )
 
 
-def empty_model(model: PreTrainedConfig) -> PreTrainedModel:
+def empty_model(model: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The architecture with its shapes, but without memory for its weights."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(model)
+        return AutoModelForCausalLM.from_config(model, dtype=dtype)
+
+
+def kept_per_token(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int) -> float:
+    """Bytes that each token leaves for the backward pass, but for what attention keeps of its mask.
+
+    Args:
+        model: configuration of the language model.
+        dtype: of its weights.
+        lora_rank: of the adapter that is trained; 0 trains the weights.
+    """
+    try:
+        one, two = (kept_by_blocks(model, dtype, lora_rank, blocks) for blocks in (1, 2))
+        return one + (two - one) * (model.get_text_config().num_hidden_layers - 1)
+    except (RuntimeError, NotImplementedError):  # a mixture of experts, say, looks at numbers
+        layers, itemsize = adapted_layers(empty_model(model)), dtype.itemsize
+        read = ADAPTER_BYTES * bool(lora_rank and itemsize < ADAPTER_BYTES)  # what an adapter reads, in float32
+        return sum((i + o) * itemsize * KEPT + i * read + lora_rank * ADAPTER_BYTES for i, o in layers)
+
+
+def kept_by_blocks(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int, blocks: int) -> float:
+    """The same for a model that ends after so many blocks."""
+    model = deepcopy(model)
+    text = model.get_text_config()
+    text.num_hidden_layers = blocks
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:blocks]
+    shape = empty_model(model, dtype).eval().requires_grad_(not lora_rank)
+    if lora_rank:
+        with torch.device("meta"):
+            add_adapter(shape, "policy", "", torch.float32, lora_rank, lora_rank, seed=0)
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[id(tensor.untyped_storage())] = tensor.untyped_storage()
+        return tensor
+
+    # Short rows: attention without numbers writes its scores down, and then has few to write; of a single token it
+    # would keep less than of many. A mask of four dimensions is taken as it is; any other is looked at.
+    tokens = torch.zeros(ROWS, SHORT, dtype=torch.long, device="meta")
+    mask = torch.zeros(ROWS, 1, SHORT, SHORT, dtype=dtype, device="meta")
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _output = shape.base_model(input_ids=tokens, attention_mask=mask, position_ids=tokens, use_cache=False)
+    weights = {id(parameter.untyped_storage()) for parameter in shape.parameters()}
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in weights) / tokens.numel()
 
 
 def parameters(model: nn.Module) -> int:

@@ -391,7 +391,19 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "count + full * separate * count",
         ),
         "memory: rollout and update at once": ("max(self.rollout, self.update)\n\n", "self.rollout + self.update\n\n"),
+        "memory: blocks not counted": ("one + (two - one) *", "one + 0 *"),
+        "memory: an adapter trains the weights": ("requires_grad_(not lora_rank)", "requires_grad_(True)"),
+        "memory: weights kept for the backward pass": (" if key not in weights) / tokens", ") / tokens"),
+        "memory: entropy without gradient": ("copies = ENTROPY_COPIES if config.entropy_coef else", "copies ="),
         "memory: never refused": ("if free is None or self.total <= free", "if True"),
+    },
+    ("memory.py", "test_shapes.py", "plan or slice"): {
+        "memory: attention of a single token": ("ROWS, SHORT = 1024, 2", "ROWS, SHORT = 1024, 1"),
+        "memory: copies of a slice": ("LOGITS_COPIES = 3", "LOGITS_COPIES = 4"),
+        "memory: what a gradient adds to them": ("ENTROPY_COPIES = 5", "ENTROPY_COPIES = 6"),
+    },
+    ("backbone.py", "test_shapes.py", "plan"): {
+        "logits: never in slices": ("max(1, MAX_LOGITS //", "max(2**40, MAX_LOGITS //"),
     },
     ("distributed.py", "test_distributed.py", "exchange or three or reward_model or sft or same_bits"): {
         "processes: all take all rows": (
