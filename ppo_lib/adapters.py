@@ -83,10 +83,17 @@ def switch_adapter(module: nn.Module, name: str | None) -> None:
             parameter.requires_grad_(True)
 
 
+def adapter_state(causal_lm: PreTrainedModel, name: str) -> dict[str, Any]:
+    """The tensors of one adapter, by the names that PEFT gives them in its files."""
+    # No embedding is ever adapted. Left to decide, PEFT would ask the hub about the base model's newest commit.
+    state: dict[str, Any] = get_peft_model_state_dict(causal_lm, adapter_name=name, save_embedding_layers=False)
+    return state
+
+
 def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path) -> None:
     """Write one adapter as a PEFT folder: ``PeftModel.from_pretrained(base, folder)`` loads it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(causal_lm, adapter_name=name)
+    state = adapter_state(causal_lm, name)
     tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
     save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
     config: Any = causal_lm.peft_config[name]
@@ -111,7 +118,7 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, dtype: torch.
     saved = load_tensors(Path(folder) / "adapter_model.safetensors")
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
     add_adapter(causal_lm, name, base, dtype, config["r"], config["lora_alpha"], seed=0)
-    wanted = {k: v.shape for k, v in get_peft_model_state_dict(causal_lm, adapter_name=name).items()}
+    wanted = {k: v.shape for k, v in adapter_state(causal_lm, name).items()}
     if wanted != {k: v.shape for k, v in tensors.items()}:
         causal_lm.delete_adapter(name)
         raise ValueError(f"the adapter in {str(folder)!r} was made for another model than {base!r}")

@@ -20,6 +20,7 @@ from ppo_lib.distributed import Processes
 from ppo_lib.evaluation import (
     EvaluationConfig,
     before_and_after,
+    check_temperature,
     format_table,
     load_evaluation,
     reward_accuracy,
@@ -27,7 +28,8 @@ from ppo_lib.evaluation import (
 )
 from ppo_lib.examples import load_pairs, load_prompts
 from ppo_lib.exports import TARGETS, as_script
-from ppo_lib.hub import current_commit
+from ppo_lib.hub import current
+from ppo_lib.judges import check_judge
 from ppo_lib.memory import free_memory
 from ppo_lib.records import RunFolder, drive
 from ppo_lib.report import write_report
@@ -133,10 +135,7 @@ def run_align(options: argparse.Namespace) -> None:
     whole = RunFolder(folder, options.resume, processes)
     everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
     whole.check(everything)
-    if "reward" in configs:
-        load_pairs(configs["reward"].data)  # a fault in the data should show now, not after the first stage
-    load_prompts(configs["ppo"].prompts)
-    load_prompts(how.prompts or configs["ppo"].prompts, "heldout")
+    check_inputs(configs, how)
     runs = {stage: RunFolder(folder / stage, resume=True, processes=processes) for stage in configs}
     done: dict[str, Path] = {}  # the models so far
     for stage, config in configs.items():
@@ -153,6 +152,24 @@ def run_align(options: argparse.Namespace) -> None:
         save_evaluation(folder / "evaluation.json", result)
     print("\n" + format_table(result))
     print(f"\nReport: {write_report(folder)}")
+
+
+def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
+    """Read what later stages and the measuring will need, so that a fault shows now and not after hours of training.
+
+    Raises:
+        ValueError: data or a judge that cannot be had, or a temperature that cannot be measured at.
+    """
+    ppo = configs["ppo"]
+    check_temperature(ppo, how)
+    if "reward" in configs:
+        load_pairs(configs["reward"].data)
+        if how.pairs is not None:
+            load_pairs(how.pairs)
+    load_prompts(ppo.prompts)
+    load_prompts(how.prompts or ppo.prompts, "heldout")
+    if ppo.second_judge is not None:
+        check_judge(ppo.second_judge, ppo, "second_judge")
 
 
 def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
@@ -221,5 +238,5 @@ def run_report(options: argparse.Namespace) -> None:
 
 def run_pin(options: argparse.Namespace) -> None:
     """``pin``: print a repository's name with the commit that the hub gives for it today."""
-    commit = current_commit(options.name, "dataset" if options.dataset else "model")
-    print(f"{options.name}@{commit}" + (":train" if options.dataset else ""))
+    found = current(options.name, "dataset" if options.dataset else "model")
+    print(f"{found.name}@{found.commit}" + (":train" if options.dataset else ""))

@@ -50,6 +50,19 @@ class EvaluationConfig:
         check_config(self)
 
 
+def check_temperature(config: PPOConfig, how: EvaluationConfig) -> None:
+    """Refuse to sample at another temperature than the training did.
+
+    Raises:
+        ConfigError: they differ, and it is not 0.
+    """
+    if how.temperature not in (0, config.temperature):
+        raise ConfigError(
+            f"evaluation.temperature is {how.temperature}, but must be ppo.temperature, which is "
+            f"{config.temperature}, or 0: the KL is that of the sampled distribution"
+        )
+
+
 def has_held_out_part(source: str) -> bool:
     """Whether a source keeps a part of itself back, so that nobody needs to name another one."""
     return source == "pocket" or stories_folder(source) is not None
@@ -132,11 +145,7 @@ Answers = tuple[dict[str, float], list[str], list[float]]  # metrics, texts, sco
 
 def sampled(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, generator: torch.Generator) -> Answers:
     """Answers drawn as in training, with the KL that they show."""
-    if how.temperature != trainer.config.temperature:
-        raise ConfigError(
-            f"evaluation.temperature is {how.temperature}, but must be ppo.temperature, which is "
-            f"{trainer.config.temperature}, or 0: the KL is that of the sampled distribution"
-        )
+    check_temperature(trainer.config, how)
     experience = trainer.collect(rows, generator)
     return describe(experience, {}), experience.texts, experience.scores.tolist()
 

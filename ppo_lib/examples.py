@@ -10,12 +10,14 @@ A source is one text:
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ppo_lib import pocket, stories
 from ppo_lib.configuration import ConfigError
-from ppo_lib.hub import Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
+from ppo_lib.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
 
 # Under which names data sets keep what is looked for; the first that a row has is taken.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -168,15 +170,38 @@ def read_hub(source: str, pinned: Pinned) -> Iterable[tuple[str, Mapping[str, An
         ConfigError: the package ``datasets`` is missing, or there is no network, no such commit or no such split.
     """
     try:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetNotFoundError
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise ConfigError(
             f"data {source!r} is a data set of the hub, for which the package datasets is missing; "
             "pip install datasets, or give a JSONL file"
         ) from error
     try:
-        data = load_dataset(pinned.name, pinned.config, split=pinned.split, revision=pinned.commit)
-    except (OSError, ValueError, DatasetNotFoundError) as error:
-        raise ConfigError(f"data {source!r} cannot be loaded: {reason(error)}") from error
+        data = prepared(replace(pinned, split=None)).as_dataset(split=pinned.split)
+    except (*HUB_ERRORS, DatasetsError) as error:
+        why = reason(error)
+        if isinstance(error, ValueError) and not isinstance(error, (OSError, ConfigError)):
+            # An unknown configuration or split: datasets names those that there are, but in a notation of its own.
+            why = why.rstrip(".") + "; write OWNER/NAME/CONFIG@COMMIT:SPLIT, without /CONFIG where there is only one"
+        raise ConfigError(f"data {source!r} cannot be loaded: {why}") from error
     return ((f"{source}, row {number}", row) for number, row in enumerate(data))
+
+
+@lru_cache(maxsize=8)  # what is pinned never changes, and a recipe reads the same data set many times
+def prepared(pinned: Pinned) -> Any:
+    """A data set of the hub with all its splits, in the local cache; a ``datasets.DatasetBuilder``.
+
+    Raises:
+        ConfigError: the hub cannot be reached, and the cache has another commit.
+        OSError, ValueError, DatasetsError: it cannot be had for another reason.
+    """
+    from datasets import load_dataset_builder
+
+    builder = load_dataset_builder(pinned.name, pinned.config, revision=pinned.commit)
+    if builder.hash != pinned.commit:  # without a hub, datasets takes the newest that its cache has, and only warns
+        raise ConfigError(
+            f"the hub did not give it, and the newest in the local cache is another commit, {builder.hash}; "
+            "try again with a network"
+        )
+    builder.download_and_prepare()
+    return builder

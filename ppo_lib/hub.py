@@ -5,11 +5,9 @@ name alone gives today one model and tomorrow, after somebody's upload, another.
 """
 
 import re
-import socket
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,10 +21,13 @@ NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
 MODEL = re.compile(rf"{NAME}@(?P<commit>[0-9a-f]{{40}})")
 DATA = re.compile(rf"{NAME}(?:/(?P<config>[\w.-]+))?@(?P<commit>[0-9a-f]{{40}}):(?P<split>[\w.%\[\]:+-]+)")
 LOOKS_LIKE_A_NAME = re.compile(rf"{NAME}(?:/[\w.-]+)?(?:@[^:]*)?(?::.*)?")
+UNREACHABLE = "the hub cannot be reached (no network, one that broke off, or HF_HUB_OFFLINE is set)"
 OFFLINE = (
-    "the hub cannot be reached (no network, or HF_HUB_OFFLINE is set) and the files are not in its local cache; "
+    f"{UNREACHABLE} and the files are not in its local cache; "
     "give a local folder or file, or use --recipe pocket, which needs no network"
 )
+# What the hub's client raises: errors of its own, and as they come those of its HTTP library, which has changed before.
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__bases__[0])
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def how_to_pin(text: str, kind: str = "model") -> str:
     return f"write {wanted} with the commit's 40 digits, which `python -m ppo_lib pin {name}{flag}` prints"
 
 
-def current_commit(name: str, kind: str = "model") -> str:
-    """The commit that the hub gives today for ``OWNER/NAME``.
+def current(name: str, kind: str = "model") -> Pinned:
+    """The commit that the hub gives today for ``OWNER/NAME``, with the name that it has there: it may have moved.
 
     Args:
         name: of the repository.
@@ -75,21 +76,24 @@ def current_commit(name: str, kind: str = "model") -> str:
         ValueError: the hub does not know it, does not let us in, or cannot be reached.
     """
     try:
-        commit = HfApi().repo_info(name, repo_type=kind).sha
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{kind} {name!r} cannot be pinned: {reason(error)}") from error
-    if commit is None:
+        found = HfApi().repo_info(name, repo_type=kind)
+    except HUB_ERRORS as error:
+        why = reason(error)
+        if why == OFFLINE:  # no cache knows what is the newest
+            why = f"{UNREACHABLE}; try again with a network, or take the commit from the repository's page"
+        raise ValueError(f"{kind} {name!r} cannot be pinned: {why}") from error
+    if found.sha is None:
         raise ValueError(f"{kind} {name!r} cannot be pinned: the hub names no commit for it")
-    return str(commit)
+    return Pinned(found.id, str(found.sha))
 
 
 def reachable(seconds: float = 3.0) -> bool:
-    """Whether the hub answers at all: no retries, no login, nothing is fetched."""
+    """Whether the hub answers at all, asked once and as its client asks: through a proxy where there is one."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        socket.create_connection((urlsplit(constants.ENDPOINT).hostname or "", 443), timeout=seconds).close()
-    except OSError:
+        get_session().head(constants.ENDPOINT, timeout=seconds)
+    except HUB_ERRORS:
         return False
     return True
 
@@ -104,9 +108,10 @@ def reason(error: BaseException) -> str:
             return "its owner asks readers to agree to terms first; do so on its page, then `hf auth login`"
         if isinstance(cause, RevisionNotFoundError):
             return "that commit is not there (any more); pin another one, see `python -m ppo_lib pin OWNER/NAME`"
-        if isinstance(cause, RepositoryNotFoundError):
+        # The second is an error of the package datasets, which may be missing.
+        if isinstance(cause, RepositoryNotFoundError) or type(cause).__name__ == "DatasetNotFoundError":
             return "the hub has no such repository, or it is private; check the spelling, or `hf auth login`"
-        if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)) or timed_out(cause):
+        if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)) or cut_off(cause):
             return OFFLINE
         if isinstance(cause, HfHubHTTPError):
             return f"the hub answered with an error ({' '.join(str(cause).split())[:200]}); try again later"
@@ -122,6 +127,6 @@ def causes(error: BaseException) -> list[BaseException]:
     return chain[::-1]
 
 
-def timed_out(error: BaseException) -> bool:
-    """A failed connection of the hub client's HTTP library, whose package has changed its name before."""
-    return type(error).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError")
+def cut_off(error: BaseException) -> bool:
+    """A connection that failed or broke, in the words of the hub client's HTTP library, whatever its package's name."""
+    return "TransportError" in (cls.__name__ for cls in type(error).__mro__)

@@ -14,25 +14,26 @@ The same names serve for ``reward_model``, which PPO maximises, and for ``second
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from ppo_lib.backbone import Backbone
 from ppo_lib.configuration import ConfigError
 from ppo_lib.examples import load_problems, stories_folder
 from ppo_lib.hub import pinned_model, reason
 from ppo_lib.judging import RewardFunction
-from ppo_lib.loading import base_name, resolve
+from ppo_lib.loading import LOADING_ERRORS, base_name, resolve
 from ppo_lib.models import RewardModel
 from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.stories import lexicon_judge
 from ppo_lib.verifiable import ExactAnswer
 
+NO_REWARD_MODEL = "is no reward model: it must be a sequence classifier with one output"
 VERIFIABLE = ("exact_answer", "last_number")
 KNOWN = (
     "'pocket', a folder, 'exact_answer', 'last_number', 'stories:FOLDER', OWNER/NAME@COMMIT, "
@@ -57,13 +58,9 @@ def load_judge(
     """
     if folder is not None:
         return RewardModel.from_pretrained(folder, backbone)
-    if name in VERIFIABLE:
-        problems, answers = zip(*load_problems(config.prompts), strict=True)
-        asked = [problem + config.prompt_suffix for problem in problems]
-        return ExactAnswer(asked, answers, lenient=name == "last_number")
-    if stories := stories_folder(name):
-        return lexicon_judge(stories)
-    if name == "pocket" or (Path(name) / "reward_head.safetensors").exists():
+    if function := known_function(name, config):
+        return function
+    if is_own(name):
         base = base_name(resolve("pocket:reward") if name == "pocket" else name)
         shared = backbone
         if base != backbone.name:
@@ -72,11 +69,62 @@ def load_judge(
                 base, str(backbone.device), dtype, backbone.chat_template, backbone.processes
             )
         return RewardModel.from_pretrained(name, shared)
-    if Path(name).is_dir() or pinned_model(name):
+    if is_published(name):
         return PublishedRewardModel(name, backbone.device)
-    if ":" in name:
-        return import_function(name, key)
-    raise ConfigError(f"{key} is {name!r}, but must be {KNOWN}")
+    return import_function(name, key)
+
+
+def check_judge(name: str, config: PPOConfig, key: str) -> None:
+    """Refuse a judge that cannot be had, without its weights and so in seconds; arguments and errors as above."""
+    if known_function(name, config) or is_own(name):
+        return
+    if is_published(name):
+        read_published(name)
+    else:
+        import_function(name, key)
+
+
+def known_function(name: str, config: PPOConfig) -> RewardFunction | None:
+    """A verifiable reward or the lexicon, by its name; None for other names."""
+    if name in VERIFIABLE:
+        problems, answers = zip(*load_problems(config.prompts), strict=True)
+        asked = [problem + config.prompt_suffix for problem in problems]
+        return ExactAnswer(asked, answers, lenient=name == "last_number")
+    stories = stories_folder(name)
+    return lexicon_judge(stories) if stories else None
+
+
+def is_own(name: str) -> bool:
+    """Whether the name is that of a reward model in this library's form."""
+    return name == "pocket" or (Path(name) / "reward_head.safetensors").exists()
+
+
+def is_published(name: str) -> bool:
+    """Whether the name is that of a model in hub format."""
+    return Path(name).is_dir() or pinned_model(name) is not None
+
+
+def read_published(name: str) -> tuple[str, dict[str, Any], PreTrainedTokenizerBase]:
+    """Where a published reward model lies, at which revision, and its tokenizer; errors as of the class below."""
+    pinned = pinned_model(name)
+    where, options = (pinned.name if pinned else name), {"revision": pinned and pinned.commit}
+    with refusals(name):
+        labels = AutoConfig.from_pretrained(where, trust_remote_code=False, **options).num_labels
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    if labels != 1:
+        raise ConfigError(f"judge {name!r} {NO_REWARD_MODEL}")
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"judge {name!r} has no chat template, so nobody can tell how it wants to read an answer")
+    return where, options, tokenizer
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Turn what goes wrong while a published reward model is loaded into one sentence with its name."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise ConfigError(f"judge {name!r} cannot be loaded: {reason(error)}") from error
 
 
 class PublishedRewardModel:
@@ -92,20 +140,14 @@ class PublishedRewardModel:
     """
 
     def __init__(self, name: str, device: torch.device, microbatch: int = 16) -> None:
-        pinned = pinned_model(name)
-        where, commit = (pinned.name, pinned.commit) if pinned else (name, None)
+        where, options, tokenizer = read_published(name)
         load: Any = AutoModelForSequenceClassification.from_pretrained
-        try:
-            options = {"revision": commit, "trust_remote_code": False}
-            dtype = torch.float32 if device.type == "cpu" else torch.float16  # it only reads: float16 is safe here
-            model, report = load(where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-            raise ConfigError(f"judge {name!r} cannot be loaded: {reason(error)}") from error
-        if model.config.num_labels != 1 or report["missing_keys"]:
-            raise ConfigError(f"judge {name!r} is no reward model: it must be a sequence classifier with one output")
-        if tokenizer.chat_template is None:
-            raise ConfigError(f"judge {name!r} has no chat template, so nobody can tell how it wants to read an answer")
+        options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+        dtype = torch.float32 if device.type == "cpu" else torch.float16  # it only reads: float16 is safe here
+        with refusals(name):
+            model, report = load(where, dtype=dtype, **options)
+        if report["missing_keys"]:
+            raise ConfigError(f"judge {name!r} {NO_REWARD_MODEL}")
         self.model, self.tokenizer, self.microbatch = model.to(device).eval(), tokenizer, microbatch
         self.model.config.pad_token_id = tokenizer.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
 
@@ -130,8 +172,10 @@ def import_function(name: str, key: str = "reward_model") -> Callable[[list[str]
     """The function ``package.module:function``, also of a module in the current folder.
 
     Raises:
-        ConfigError: it cannot be imported, or is not a function.
+        ConfigError: no such name, or one that cannot be imported, or is not a function.
     """
+    if ":" not in name:
+        raise ConfigError(f"{key} is {name!r}, but must be {KNOWN}")
     module, _, attribute = name.partition(":")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

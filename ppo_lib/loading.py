@@ -24,8 +24,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ppo_lib.hub import how_to_pin, looks_like_a_name, pinned_model, reason
+from ppo_lib.hub import HUB_ERRORS, how_to_pin, looks_like_a_name, pinned_model, reason
 
+# What transformers raises when a model cannot be had or is no such model.
+LOADING_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, KeyError, ImportError, SafetensorError)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -74,7 +76,7 @@ def refusals(path: str | Path) -> Iterator[None]:
     """Turn what goes wrong while a model is loaded into one sentence with its name."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise ValueError(f"model {str(path)!r} cannot be loaded: {reason(error)}") from error
 
 

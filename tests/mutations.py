@@ -456,6 +456,30 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "points: another shape in the legend": ("point(x + 12, y - 4, color, shape)", "point(x + 12, y - 4, color)"),
         "lines: one dash for all": ("DASHES[index % len(DASHES)]", "DASHES[0]"),
     },
+    ("hub.py", "test_hub.py", ""): {
+        "hub: a broken connection has no name": ('"TransportError" in', '"Nothing" in'),
+        "hub: its HTTP library's errors are not caught": ("ValueError, HfHubHTTPError.__bases__[0])", "ValueError)"),
+        "hub: pin prints the old name": ("Pinned(found.id, ", "Pinned(name, "),
+        "hub: reachable asks another one": ("head(constants.ENDPOINT,", 'head("http://localhost:1",'),
+    },
+    ("examples.py", "test_examples.py", ""): {
+        "data set of another commit": ("if builder.hash != pinned.commit:", "if False:"),
+        "data set looked up for each split": ("prepared(replace(pinned, split=None))", "prepared(pinned)"),
+        "data set's own errors are not caught": ("(*HUB_ERRORS, DatasetsError)", "HUB_ERRORS"),
+    },
+    ("judges.py", "test_judges.py", ""): {
+        "judge unchecked: published": ("        read_published(name)\n    else:", "        pass\n    else:"),
+        "judge with several outputs": ("if labels != 1:", "if False:"),
+        "judge with random weights": ('if report["missing_keys"]:', "if False:"),
+    },
+    ("commands.py", "test_cli.py", "before_it_trains"): {
+        "align: temperature unchecked": ("    check_temperature(ppo, how)\n", ""),
+        "align: pairs unchecked": ("            load_pairs(how.pairs)\n", "            pass\n"),
+        "align: second judge unchecked": ('check_judge(ppo.second_judge, ppo, "second_judge")', "pass"),
+    },
+    ("adapters.py", "test_models.py", "no_hub_is_asked"): {
+        "adapter: PEFT asks the hub": (", save_embedding_layers=False", ""),
+    },
     ("machines.py", "test_machines.py", ""): {
         "capstone without a look at the hub": ("if not reachable():", "if False:"),
         "capstone without a look at datasets": ('if find_spec("datasets") is None:', "if False:"),
@@ -488,7 +512,14 @@ def try_one(file: str, tests: str, which: str, right: str, wrong: str) -> str:
         if right not in text:
             return f"{file} no longer holds {right!r}: bring the mutation up to date"
         source.write_text(text.replace(right, wrong), encoding="utf-8")
-        for name in ("tiny.py", "conftest.py", "test_ppo.py", "test_distributed.py", tests):  # what others import
+        for name in (
+            "tiny.py",
+            "conftest.py",
+            "standin_hub.py",
+            "test_ppo.py",
+            "test_distributed.py",
+            tests,
+        ):  # what others import
             (copy / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / "tests" / name, copy / "tests" / name)
         child = os.fork()
@@ -513,6 +544,7 @@ def run_tests(copy: Path, tests: str, which: str) -> int:
 
 
 def main(words: list[str]) -> int:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # as in every test
     import hypothesis
     import peft
     import torch

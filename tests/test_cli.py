@@ -426,6 +426,21 @@ def test_align_stands_on_the_models_it_has_just_made(aligned):
     assert yaml.safe_load((out / "ppo" / "config.yaml").read_text())["reward_model"] == "../reward/model"
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("temperature=0.7", "evaluation.temperature is 1.0, but must be ppo.temperature, which is 0.7"),
+        ("evaluation.pairs=gone.jsonl", "cannot read the data 'gone.jsonl'"),
+        ("evaluation.prompts=gone.jsonl", "cannot read the data 'gone.jsonl'"),
+        ("second_judge=tests_reward:gone", "second_judge is 'tests_reward:gone', which cannot be imported"),
+    ],
+)
+def test_align_refuses_before_it_trains_what_only_its_end_would_use(world, tmp_path, capsys, setting, words):
+    code = main(["align", "--config", world["recipe"], "--out", str(tmp_path / "run"), "--quiet", "--set", setting])
+    assert words in refused(capsys, code)
+    assert not (tmp_path / "run").exists()
+
+
 def test_align_again_with_resume_shows_the_same_table_and_trains_nothing(world, aligned, capsys, monkeypatch):
     out, said = aligned
     before = metrics_of(out / "ppo")

@@ -7,29 +7,38 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from ppo_lib import pocket
-from ppo_lib.examples import load_demonstrations, load_pairs, load_problems, load_prompts
+from ppo_lib.examples import load_demonstrations, load_pairs, load_problems, load_prompts, prepared
 
 COMMIT = "89abcdef" * 5
 USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 
 
-class DatasetNotFoundError(FileNotFoundError):
+class DatasetsError(Exception):
+    """As the package datasets has it."""
+
+
+class DatasetNotFoundError(DatasetsError, FileNotFoundError):
     """As the package datasets has it."""
 
 
 @pytest.fixture
 def hub_rows(monkeypatch):
     """Pretends that the hub has these rows; keeps what was asked for."""
-    asked = SimpleNamespace(rows=[], error=None)
+    asked = SimpleNamespace(rows=[], error=None, builders=[], splits=[], cached=None)
 
-    def load_dataset(name, config, split, revision):
-        asked.seen = (name, config, split, revision)
+    def load_dataset_builder(name, config, revision):
+        asked.builders.append((name, config, revision))
         if asked.error is not None:
             raise asked.error
+        return SimpleNamespace(hash=asked.cached or revision, download_and_prepare=lambda: None, as_dataset=as_dataset)
+
+    def as_dataset(split):
+        asked.splits.append(split)
         return asked.rows
 
     package, exceptions = ModuleType("datasets"), ModuleType("datasets.exceptions")
-    package.load_dataset, exceptions.DatasetNotFoundError = load_dataset, DatasetNotFoundError
+    package.load_dataset_builder, exceptions.DatasetsError = load_dataset_builder, DatasetsError
+    prepared.cache_clear()
     monkeypatch.setitem(sys.modules, "datasets", package)
     monkeypatch.setitem(sys.modules, "datasets.exceptions", exceptions)
     return asked
@@ -73,9 +82,24 @@ def test_several_turns_are_refused_naming_the_line(tmp_path):
 def test_a_data_set_is_asked_for_at_its_commit_and_split(hub_rows):
     hub_rows.rows = [{"prompt": "a", "chosen": "b", "rejected": "c", "score": 1.0}]
     assert load_pairs(f"owner/data/part@{COMMIT}:train[:5]") == [("a", "b", "c")]
-    assert hub_rows.seen == ("owner/data", "part", "train[:5]", COMMIT)
     load_prompts(f"owner/data@{COMMIT}:test")
-    assert hub_rows.seen == ("owner/data", None, "test", COMMIT)
+    assert hub_rows.builders == [("owner/data", "part", COMMIT), ("owner/data", None, COMMIT)]
+    assert hub_rows.splits == ["train[:5]", "test"]
+
+
+def test_a_data_set_that_is_read_often_is_looked_up_once(hub_rows):
+    hub_rows.rows = [{"prompt": "a"}]
+    for split in ("train", "test", "train[:3]"):
+        load_prompts(f"owner/data@{COMMIT}:{split}")
+    assert len(hub_rows.builders) == 1
+    assert hub_rows.splits == ["train", "test", "train[:3]"]
+
+
+def test_another_commit_from_the_cache_is_refused(hub_rows):
+    """Without a hub, datasets takes the newest commit that its cache has."""
+    hub_rows.rows, hub_rows.cached = [{"prompt": "a"}], "f" * 40
+    with pytest.raises(ValueError, match=r"another commit, f{40}; try again with a network"):
+        load_prompts(f"owner/data@{COMMIT}:train")
 
 
 def test_a_data_set_without_the_column_is_refused_naming_those_it_has(hub_rows):
@@ -89,8 +113,12 @@ def test_a_data_set_without_the_column_is_refused_naming_those_it_has(hub_rows):
     ("error", "words"),
     [
         (ConnectionError("Couldn't reach it"), "the hub cannot be reached"),
-        (ValueError('Unknown split "trian". Should be one of ["train"].'), "Should be one of"),
-        (DatasetNotFoundError("Dataset 'owner/data' doesn't exist on the Hub"), "doesn't exist"),
+        (
+            ValueError('Unknown split "trian". Should be one of ["train"].'),
+            'Should be one of ["train"]; write OWNER/NAME',
+        ),
+        (DatasetNotFoundError("Dataset 'owner/data' doesn't exist on the Hub"), "check the spelling"),
+        (DatasetsError("An error occurred while generating the dataset"), "while generating"),
     ],
 )
 def test_a_data_set_that_cannot_be_had_is_refused_with_the_reason(hub_rows, error, words):

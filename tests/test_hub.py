@@ -1,20 +1,24 @@
 """Names of the hub: only pinned ones are taken, and what cannot be had is told in one sentence with a remedy."""
 
-import httpx
+import importlib
+
 import pytest
 from huggingface_hub import errors
+from standin_hub import Hub, serving
 
 from ppo_lib import hub
 from ppo_lib.__main__ import main
 from ppo_lib.examples import load_prompts
 
+# The package that the hub's client speaks HTTP with; it has changed before.
+HTTP = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
 def http_error(kind):
     """An error as the hub's client raises it."""
-    request = httpx.Request("GET", "https://hub.invalid/api")
-    return kind("what the server said", response=httpx.Response(404, request=request))
+    request = HTTP.Request("GET", "https://hub.invalid/api")
+    return kind("what the server said", response=HTTP.Response(404, request=request))
 
 
 def wrapped(cause):
@@ -61,7 +65,9 @@ def test_each_answer_of_the_hub_has_its_sentence(cause, words, wrap):
         errors.LocalEntryNotFoundError("x"),
         errors.OfflineModeIsEnabled("x"),
         ConnectionError("x"),
-        httpx.ConnectError("x"),
+        HTTP.ConnectError("x"),
+        HTTP.ReadError("x"),
+        HTTP.RemoteProtocolError("x"),
     ],
 )
 def test_no_network_names_what_works_without_one(cause):
@@ -75,15 +81,27 @@ def test_other_errors_are_told_as_they_are_in_one_line():
     assert hub.reason(ValueError("bad\n  config")) == "bad config"
 
 
-def test_pin_prints_what_a_configuration_wants(monkeypatch, capsys):
+def test_pin_prints_what_a_configuration_wants_by_the_name_that_the_hub_has_now(monkeypatch, capsys):
     class Info:
-        sha = COMMIT
+        id, sha = "owner/thing", COMMIT
 
     monkeypatch.setattr(hub.HfApi, "repo_info", lambda self, name, repo_type: Info())
-    assert main(["pin", "owner/model"]) == 0
-    assert hub.pinned_model(capsys.readouterr().out.strip()) == hub.Pinned("owner/model", COMMIT)
-    assert main(["pin", "owner/data", "--dataset"]) == 0
-    assert hub.pinned_data(capsys.readouterr().out.strip()) == hub.Pinned("owner/data", COMMIT, None, "train")
+    assert main(["pin", "thing"]) == 0
+    assert hub.pinned_model(capsys.readouterr().out.strip()) == hub.Pinned("owner/thing", COMMIT)
+    assert main(["pin", "thing", "--dataset"]) == 0
+    assert hub.pinned_data(capsys.readouterr().out.strip()) == hub.Pinned("owner/thing", COMMIT, None, "train")
+
+
+def test_pin_without_a_network_says_so_in_one_line(monkeypatch, capsys):
+    def fail(self, name, repo_type):
+        raise HTTP.ConnectError("[Errno 111] Connection refused")  # as it comes from the client's HTTP library
+
+    monkeypatch.setattr(hub.HfApi, "repo_info", fail)
+    assert main(["pin", "owner/model"]) == 2
+    told = capsys.readouterr().err
+    assert "model 'owner/model' cannot be pinned: the hub cannot be reached" in told
+    assert "local cache" not in told
+    assert told.count("\n") == 1
 
 
 def test_pin_says_what_is_wrong_in_one_line(monkeypatch, capsys):
@@ -105,27 +123,14 @@ def test_a_data_set_that_is_not_pinned_is_refused_with_what_to_write(source):
     assert "owner/data@COMMIT:SPLIT" in str(error.value)
 
 
-def test_reachable_asks_for_a_connection_and_nothing_else(monkeypatch):
+def test_reachable_asks_the_hub_that_is_set_up_whatever_it_answers(monkeypatch):
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    seen = []
-
-    class Connection:
-        def close(self):
-            seen.append("closed")
-
-    def connect(address, timeout):
-        seen.append(address)
-        return Connection()
-
-    monkeypatch.setattr(hub.socket, "create_connection", connect)
-    assert hub.reachable()
-    assert seen == [("huggingface.co", 443), "closed"]
-
-    def refuse(address, timeout):
-        raise TimeoutError
-
-    monkeypatch.setattr(hub.socket, "create_connection", refuse)
-    assert not hub.reachable()
-    monkeypatch.setattr(hub.socket, "create_connection", connect)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    assert not hub.reachable()
+    with serving(Hub({})) as server:
+        monkeypatch.setattr(hub.constants, "ENDPOINT", server.endpoint)
+        assert hub.reachable()
+        assert server.asked == ["HEAD /"]
+        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+        assert not hub.reachable()
+        assert len(server.asked) == 1
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    assert not hub.reachable()  # nobody is there any more

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import EOS, PAD, VOCAB_SIZE, byte_tokenizer
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
-from ppo_lib.judges import PublishedRewardModel, load_judge
+from ppo_lib.judges import PublishedRewardModel, check_judge, load_judge
 from ppo_lib.ppo import PPOConfig
 from ppo_lib.verifiable import ExactAnswer
 
@@ -62,6 +63,32 @@ def test_what_is_no_reward_model_is_refused(tmp_path, labels, template, words):
 def test_a_language_model_is_no_reward_model(tiny_folder):
     with pytest.raises(ValueError, match="is no reward model"):  # its head would be random numbers
         PublishedRewardModel(str(tiny_folder()), CPU)
+
+
+def test_a_judge_is_checked_without_its_weights(published, tmp_path):
+    (published / "model.safetensors").unlink()
+    check_judge(str(published), PPOConfig(), "second_judge")
+    check_judge("pocket", PPOConfig(), "second_judge")
+    check_judge("os.path:join", PPOConfig(), "second_judge")
+    bad = {
+        str(save_classifier(tmp_path / "three", labels=3)): "one output",
+        str(save_classifier(tmp_path / "mute", labels=1, template=None)): "no chat template",
+        "owner/model@" + "0" * 40: "cannot be loaded: the hub cannot be reached",
+        "nobody": "second_judge is 'nobody', but must be",
+        "os.path:nothing": "cannot be imported",
+        "last_number": "'pocket' has no exact answers",
+    }
+    for name, words in bad.items():
+        with pytest.raises(ValueError, match=words):
+            check_judge(name, PPOConfig(), "second_judge")
+
+
+def test_a_reward_model_without_its_head_is_refused(published):
+    weights = load_file(published / "model.safetensors")
+    del weights["score.weight"]  # transformers would go on with random numbers in its place
+    save_file(weights, published / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="is no reward model"):
+        PublishedRewardModel(str(published), CPU)
 
 
 def test_a_damaged_one_is_refused(published, tmp_path):

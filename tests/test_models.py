@@ -1,6 +1,7 @@
 """Actor, critic, reference and reward model on one backbone; nothing depends on padding or company."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -246,6 +247,18 @@ def test_actor_critic_round_trip_in_three_ways(build_policy, build_tiny, tiny_fo
     )
     assert set(load_file(tmp_path / "value_head.safetensors")) == {"weight", "bias"}
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))  # nothing is pickled
+
+
+def test_no_hub_is_asked_about_the_base_of_an_adapter(build_tiny, tmp_path, monkeypatch):
+    """PEFT would ask for its newest commit, whatever commit is pinned, and warns where it cannot."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    backbone = build_tiny()
+    backbone.causal_lm.name_or_path, backbone.name = "owner/model", "owner/model@" + "0" * 40
+    backbone.add_adapter("policy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone.save_adapter("policy", tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["revision"] == "0" * 40
 
 
 def test_reward_model_round_trip_alone_and_on_a_shared_backbone(build_reward_model, build_policy, tmp_path):
