@@ -31,11 +31,12 @@ from ppo_lib.exports import TARGETS, as_script
 from ppo_lib.hub import current
 from ppo_lib.judges import check_judge
 from ppo_lib.memory import free_memory
+from ppo_lib.planning import memory_plan
 from ppo_lib.records import RunFolder, drive
 from ppo_lib.report import write_report
 from ppo_lib.rollout import generate_text
 from ppo_lib.speaking import load_speaker
-from ppo_lib.stages import CONFIGS, build, describe_batches, memory_plan, pick_device
+from ppo_lib.stages import CONFIGS, build, describe_batches, pick_device
 from ppo_lib.trackers import check_tracker, tracker
 
 SECTIONS = {*CONFIGS, "evaluation"}
@@ -102,13 +103,11 @@ def run_stage(
         run.begin(to_mapping(config))  # refuses another configuration
         run.processes.say(f"{stage}: already done, the model is in {run.model}")
         return
-    plan = memory_plan(config, sft, reward, run.processes) if stage == "ppo" else None
-    if plan is not None:  # before any weights are read
-        plan.check(free_memory(run.processes.device or pick_device(config.device)))
+    plan = memory_plan(stage, config, sft, reward, run.processes)  # before any weights are read
+    plan.check(free_memory(run.processes.device or pick_device(config.device)), stage)
     trainer = build(stage, config, sft, reward, run.processes)
     run.processes.say(f"{stage}: {describe_batches(config, trainer.iterations, run.processes)}")
-    if plan is not None:
-        run.processes.say(plan.table())
+    run.processes.say(plan.table())
     if when_built is not None:
         when_built()
     run.begin(to_mapping(config))

@@ -32,6 +32,17 @@ KEPT = 1.5  # bytes kept for the backward pass for each byte that a linear layer
 ROWS, SHORT = 1024, 2  # tokens of the forward pass without numbers
 LOGITS_COPIES = 3  # of one slice at once: log-softmax, its exponential and their product, or two and a gradient
 ENTROPY_COPIES = 5  # the same, when the entropy has a gradient too
+LEAN = "lower microbatch or set gradient_checkpointing: true, which change memory and not the result, or lower "
+# What to change first, by stage: where what stays does not fit, where the sampling does not, where the update does not.
+REMEDIES = {
+    "ppo": (
+        "use a smaller model, dtype: bfloat16, or finetune: lora with critic: shared",
+        "lower rollout_batch or max_new_tokens",
+        LEAN + "max_new_tokens",
+    ),
+    "sft": ("use a smaller model, dtype: bfloat16, or lora_rank: 8", "", LEAN + "max_length"),
+    "reward": ("use a smaller model or dtype: bfloat16", "use a smaller model or dtype: bfloat16", LEAN + "max_length"),
+}
 SAMPLING_BYTES = 28  # per logit of a decoding step: float32 three times, float64 twice for the cumulative sum
 
 
@@ -40,9 +51,9 @@ class MemoryPlan:
     """Bytes, by what they hold.
 
     Attributes:
-        weights: of every model: the backbone, with ``finetune: full`` its trained copies, and others that are loaded;
+        weights: of every model: the backbone, with ``finetune: full`` its trained copies, and judges that are loaded;
             of models that are sharded, this process's part, and two blocks that are gathered at a time.
-        adapters: LoRA adapters and scalar heads, those of a reward model on the same backbone included.
+        adapters: LoRA adapters and scalar heads, those of judges included.
         optimizer: Adam's two moments, and float32 copies of weights that are trained in half precision.
         gradients: of all that is trained.
         cache: keys and values of a whole rollout batch at full length.
@@ -78,15 +89,16 @@ class MemoryPlan:
     def table(self) -> str:
         """The plan as lines of text."""
         rows = {field.name: getattr(self, field.name) for field in fields(self)}
-        lines = [f"  {name:12}{megabytes(value):>12}" for name, value in rows.items()]
+        lines = [f"  {name:12}{megabytes(value):>12}" for name, value in rows.items() if value]
         larger = "rollout" if self.rollout > self.update else "update"
         return "\n".join(["memory plan:", *lines, f"  {'at most':12}{megabytes(self.total):>12}, in the {larger}"])
 
-    def check(self, free: int | None) -> None:
+    def check(self, free: int | None, stage: str = "ppo") -> None:
         """Refuse a run that cannot fit.
 
         Args:
             free: bytes that the device has left, from :func:`free_memory`; ``None`` checks nothing.
+            stage: ``sft``, ``reward`` or ``ppo``, whose keys the remedy names.
 
         Raises:
             ConfigError: names what is needed, what is free, and the first thing to lower.
@@ -94,15 +106,8 @@ class MemoryPlan:
         if free is None or self.total <= free:
             return
         resident = self.weights + self.adapters + self.optimizer
-        if resident > free:
-            remedy = "use a smaller model, dtype: bfloat16, or finetune: lora with critic: shared"
-        elif self.rollout > self.update:
-            remedy = "lower rollout_batch or max_new_tokens"
-        else:
-            remedy = (
-                "lower microbatch or set gradient_checkpointing: true, which change memory and not the result, or "
-                "lower max_new_tokens"
-            )
+        smaller, sampling, update = REMEDIES[stage]
+        remedy = smaller if resident > free else sampling if self.rollout > self.update else update
         raise ConfigError(
             f"the run needs about {megabytes(self.total)} ({megabytes(resident)} for weights, adapters and optimizer, "
             f"{megabytes(max(self.rollout, self.update))} to work), but {megabytes(free)} are free; {remedy}"
@@ -148,11 +153,7 @@ def plan_memory(
 
     width = prompt_length + config.max_new_tokens
     tokens = config.microbatch * width * (2 if separate else 1)
-    kept = kept_per_token(model, dtype, 0 if full else config.lora_rank)
-    kept += text.num_hidden_layers * width * weight_bytes  # every layer keeps the mask as numbers to add
-    if config.gradient_checkpointing:  # what goes into each block, and all of the one that is computed again
-        blocks = len(blocks_of(shape))
-        kept = kept / blocks + blocks * text.hidden_size * weight_bytes
+    kept = kept_at_width(model, dtype, 0 if full else config.lora_rank, width, config.gradient_checkpointing)
     response_logits = config.microbatch * config.max_new_tokens * text.vocab_size
     rows = -(-config.rollout_batch // processes)
     other = sum(parameters(x) - elsewhere(x, parts) for x in map(empty_model, others))
@@ -174,6 +175,19 @@ def empty_model(model: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> 
     """The architecture with its shapes, but without memory for its weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(model, dtype=dtype)
+
+
+def kept_at_width(
+    model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int, width: int, checkpointing: bool
+) -> float:
+    """Bytes that each token leaves for the backward pass in rows of ``width`` tokens; see :func:`kept_per_token`."""
+    text = model.get_text_config()
+    kept = kept_per_token(model, dtype, lora_rank)
+    kept += text.num_hidden_layers * width * dtype.itemsize  # every layer keeps the mask as numbers to add
+    if checkpointing:  # what goes into each block, and all of the one that is computed again
+        blocks = len(blocks_of(empty_model(model)))
+        kept = kept / blocks + blocks * text.hidden_size * dtype.itemsize
+    return kept
 
 
 def kept_per_token(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int) -> float:

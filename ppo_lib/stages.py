@@ -1,7 +1,6 @@
 """From a configuration to a trainer that is ready to run: models, data and reward put together."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,15 +13,12 @@ from ppo_lib.configuration import ConfigError
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.examples import load_demonstrations, load_pairs, load_prompts
 from ppo_lib.judges import load_judge
-from ppo_lib.loading import base_name, load_shape, read_json, resolve
-from ppo_lib.memory import MemoryPlan, plan_memory
 from ppo_lib.models import ActorCritic, RewardModel
 from ppo_lib.ppo import PPOConfig, PPOTrainer, RewardFunction
 from ppo_lib.records import Stage
 from ppo_lib.reward_training import RewardConfig, RewardTrainer
 from ppo_lib.rollout import generate_text
 from ppo_lib.sft import SFTConfig, SFTTrainer
-from ppo_lib.tokens import encode_prompts
 
 T = TypeVar("T")
 Texts = TypeVar("Texts", tuple[str, str], tuple[str, str, str])
@@ -122,36 +118,6 @@ def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, proces
     if len(kept) < len(rows):
         processes.say(f"{key} is {limit}: {len(rows) - len(kept)} of {len(rows)} texts are longer, and are left out")
     return kept
-
-
-def memory_plan(
-    config: PPOConfig, sft: Path | None = None, reward: Path | None = None, processes: Processes = ALONE
-) -> MemoryPlan:
-    """The memory plan of a PPO run, from configurations, tokenizer and prompts; no weights are read.
-
-    Args:
-        config, sft, reward: as :func:`build` takes them.
-        processes: who shares the work; the plan is that of one of them.
-
-    Raises:
-        ValueError: a model, prompts or reward model that cannot be read.
-    """
-    model = str(sft or config.model)
-    shape, tokenizer = load_shape(model)
-    prompts = [prompt + config.prompt_suffix for prompt in load_prompts(config.prompts)]
-    longest = max(map(len, encode_prompts(tokenizer, prompts, chat=config.chat_template)))
-    longest = min(longest, config.max_prompt_tokens or longest)
-    rank, others = 0, []
-    folder = resolve("pocket:reward") if config.reward_model == "pocket" else Path(config.reward_model)
-    folder = Path(reward or folder)
-    if (folder / "adapter_config.json").is_file():
-        adapter = read_json(folder / "adapter_config.json", "a PEFT adapter folder")
-        if reward is not None or base_name(folder) == model:
-            rank = adapter["r"]
-        else:
-            others = [load_shape(base_name(folder))[0]]
-    known = replace(config, dtype=pick_dtype(config))
-    return plan_memory(shape, known, longest, rank, others, processes.size, processes.parts)
 
 
 class CalibratedRewardTrainer(RewardTrainer):

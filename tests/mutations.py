@@ -376,7 +376,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "labelers: neighbours only": ("combinations(self.responses, 2)", "zip(self.responses, self.responses[1:])"),
         "labelers: accuracy of the noise": ("sum(max(p, 1.0 - p) for p in chances)", "sum(chances)"),
     },
-    ("memory.py", "test_memory.py", ""): {
+    ("memory.py", "test_memory.py", "not pocket and not command_line"): {
         "memory: one moment": ("moments = 2 * trained", "moments = trained"),
         "memory: cache without the response": (
             "width = prompt_length + config.max_new_tokens",
@@ -404,6 +404,21 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     },
     ("backbone.py", "test_shapes.py", "plan"): {
         "logits: never in slices": ("max(1, MAX_LOGITS //", "max(2**40, MAX_LOGITS //"),
+    },
+    ("planning.py", "test_memory.py", "(second_judge or sft or widens) and not pocket"): {
+        "plan: no second judge": ("(config.second_judge, None)", "(None, None)"),
+        "plan: a judge's backbone twice": ("weights = 0 if shared else", "weights = 0 if not shared else"),
+        "plan: a published judge in half precision": ("count * (4 if on_cpu else 2)", "count * 2"),
+        "plan: a pair is one text": ("* (2 if reward else 1)", "* 1"),
+        "plan: sft has a head": ("- (0 if reward else text.hidden_size + 1)", "- 0"),
+        "plan: no copy of weights in half precision": ("(2 + halves) * trained", "2 * trained"),
+        "plan: the EOS forgotten": ("len(ids) + 1 for ids", "len(ids) for ids"),
+        "plan: what is left out counts": ("or not config.drop_longer] or found", "or True] or found"),
+        "plan: no calibration": ("CALIBRATION_TOKENS // width)) * reward", "CALIBRATION_TOKENS // width)) * 0"),
+    },
+    ("commands.py", "test_memory.py", "print_their"): {
+        "plan: never printed": ("    run.processes.say(plan.table())\n", ""),
+        "plan: PPO's remedy for all": ("pick_device(config.device)), stage)", "pick_device(config.device)))"),
     },
     ("distributed.py", "test_distributed.py", "exchange or three or reward_model or sft or same_bits"): {
         "processes: all take all rows": (

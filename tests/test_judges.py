@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import EOS, PAD, VOCAB_SIZE, byte_tokenizer
-from transformers import AutoModelForSequenceClassification, LlamaConfig
+from tiny import byte_tokenizer, save_classifier
+from transformers import AutoModelForSequenceClassification
 
 from ppo_lib.judges import PublishedRewardModel, check_judge, load_judge
 from ppo_lib.ppo import PPOConfig
@@ -19,19 +19,6 @@ CPU = torch.device("cpu")
 def published(tmp_path):
     """A tiny random reward model in the form in which people publish them."""
     return save_classifier(tmp_path / "judge", labels=1)
-
-
-def save_classifier(folder, labels, template="{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"):
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_labels=labels, eos_token_id=EOS, pad_token_id=PAD, bos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_a_published_reward_model_scores_the_conversation_whatever_else_is_in_the_batch(published):

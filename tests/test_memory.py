@@ -1,11 +1,12 @@
 """The memory plan beside what tiny models really hold, and the refusal of a run that cannot fit."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 import transformers
-from tiny import ARCHITECTURES, EOS, PAD, VOCAB_SIZE, byte_tokenizer
+from tiny import ARCHITECTURES, EOS, PAD, VOCAB_SIZE, byte_tokenizer, save_classifier
 from transformers import AutoConfig, AutoModelForCausalLM, StaticCache
 
 from ppo_lib import stages
@@ -13,8 +14,10 @@ from ppo_lib.__main__ import main
 from ppo_lib.backbone import MAX_LOGITS, Backbone
 from ppo_lib.configuration import ConfigError
 from ppo_lib.judges import load_judge
+from ppo_lib.loading import base_name, resolve
 from ppo_lib.memory import MemoryPlan, free_memory, plan_memory
 from ppo_lib.models import ActorCritic, RewardModel
+from ppo_lib.planning import memory_plan, plan_training
 from ppo_lib.ppo import PPOConfig, PPOTrainer
 from ppo_lib.tokens import pad_pairs
 
@@ -142,6 +145,12 @@ def test_logits_do_not_grow_with_the_batch_beyond_one_slice(tiny_folder):
     assert large.activations == 4 * small.activations
 
 
+def test_rollout_and_update_are_not_held_at_once():
+    plan = MemoryPlan(1, 2, 3, 40, 500, 60, 70, 8)
+    assert plan.total == 1 + 2 + 3 + (500 + 8)
+    assert replace(plan, cache=5).total == 1 + 2 + 3 + (40 + 60 + 70)
+
+
 @pytest.mark.parametrize(
     ("plan", "free", "words"),
     [
@@ -176,10 +185,104 @@ def test_the_command_line_prints_the_plan_and_refuses_before_any_weight_is_read(
 
 def test_the_pocket_plan_counts_its_reward_model(tmp_path):
     config = PPOConfig()
-    plan = stages.memory_plan(config)
-    policy_alone = plan.adapters - stages.memory_plan(PPOConfig(reward_model="ppo_lib.pocket:gold_scores")).adapters
+    plan = memory_plan("ppo", config)
+    policy_alone = plan.adapters - memory_plan("ppo", PPOConfig(reward_model="ppo_lib.pocket:gold_scores")).adapters
     reward = load_judge(config.reward_model, config, Backbone.from_pretrained("pocket:sft"))
     assert policy_alone == held(reward.parameters_to_train())
+
+
+@pytest.mark.parametrize("kind", ["pocket", "same base", "other base", "published", "function"])
+def test_the_plan_counts_a_second_judge_as_it_is_loaded(tiny_folder, tmp_path, kind):
+    own, foreign = str(tiny_folder("llama")), str(tiny_folder("gpt2"))
+    config = PPOConfig(model=own, prompts="pocket", reward_model="ppo_lib.pocket:gold_scores")
+    if kind == "published":
+        name = str(save_classifier(tmp_path / "judge", labels=1))
+    elif kind in ("same base", "other base"):
+        base = own if kind == "same base" else foreign
+        RewardModel(Backbone.from_pretrained(base), 3).save_pretrained(tmp_path / "judge")
+        name = str(tmp_path / "judge")
+    else:
+        name = {"pocket": "pocket", "function": "ppo_lib.pocket:gold_scores"}[kind]
+    alone, both = (memory_plan("ppo", replace(config, second_judge=second)) for second in (None, name))
+    judge = load_judge(name, config, Backbone.from_pretrained(own), key="second_judge")
+    if kind == "function":
+        expected = (0, 0)
+    elif kind == "published":
+        expected = (held(judge.model.parameters()), 0)
+    else:
+        base = resolve(base_name(resolve("pocket:reward") if kind == "pocket" else name))
+        body = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        expected = (0 if kind == "same base" else held(body.parameters()), held(judge.parameters_to_train()))
+    assert (both.weights - alone.weights, both.adapters - alone.adapters) == expected
+
+
+def texts(folder, stage: str) -> str:
+    """Examples of one length: 6 tokens asked, 9 answered, and the EOS."""
+    row = {"prompt": "abcdef", "response": "r" * 9} if stage == "sft" else {"prompt": "abcdef", "chosen": "c" * 9}
+    rows = [row | ({"rejected": str(i) + "r" * 8} if stage == "reward" else {}) for i in range(8)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "rows.jsonl")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("stage", "rank"), [("sft", 0), ("sft", 3), ("reward", 3)])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_sft_and_reward_training_are_counted_exactly(tiny_folder, tmp_path, architecture, stage, rank, dtype):
+    options = {"model": str(tiny_folder(architecture)), "data": texts(tmp_path, stage), "dtype": dtype}
+    config = stages.CONFIGS[stage](**options, batch=4, microbatch=4, lora_rank=rank)
+    plan, trainer = memory_plan(stage, config), stages.build(stage, config)
+    model = trainer.model if stage == "reward" else trainer.backbone
+    learned = trainer.optimizer.parameters if rank else []
+    assert plan.adapters == held(learned)
+    assert plan.weights == held(model.parameters()) - held(learned)
+    trainer.step()
+    assert plan.optimizer == held(
+        [x for s in trainer.optimizer.adam.state.values() for name, x in s.items() if name != "step"]
+        + [m for p, m in zip(trainer.optimizer.parameters, trainer.optimizer.masters, strict=True) if m is not p]
+    )
+    halves = [p for p in trainer.optimizer.parameters if p.dtype == torch.bfloat16]
+    assert plan.gradients == 4 * sum(p.numel() for p in trainer.optimizer.parameters) + held(halves)
+    at_once, ppo = (8 if stage == "reward" else 4), {"lora_rank": rank or 1, "finetune": "lora" if rank else "full"}
+    ppo |= {
+        "rollout_batch": 256,
+        "minibatch": 256,
+        "microbatch": at_once,
+        "max_new_tokens": 10,
+        "dtype": dtype,
+        "entropy_coef": 0.0,
+    }
+    same = plan_memory(AutoConfig.from_pretrained(options["model"]), knobs(**ppo), 6)  # 6 + 10 tokens, the EOS included
+    assert plan.activations == same.activations
+    assert plan.logits == (0 if stage == "reward" else same.logits)
+    assert plan.cache == (same.cache if stage == "reward" else 0)
+    assert plan.sampling == (same.sampling if stage == "reward" else 0)
+
+
+def test_an_answer_too_long_widens_the_plan_only_where_it_is_trained_on(tiny_folder, tmp_path):
+    rows = [{"prompt": "ab", "response": "c"}, {"prompt": "ab", "response": "c" * 40}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = stages.CONFIGS["sft"](model=str(tiny_folder()), data=str(tmp_path / "rows.jsonl"), batch=1, microbatch=1)
+    short = replace(config, max_length=8, drop_longer=True)
+    wide, narrow = memory_plan("sft", config), memory_plan("sft", short)
+    shape = AutoConfig.from_pretrained(config.model)
+    assert (wide, narrow) == tuple(plan_training("sft", shape, config, 2, answer) for answer in (41, 2))  # and the EOS
+    assert wide.activations > 10 * narrow.activations
+
+
+@pytest.mark.parametrize(("stage", "remedy"), [("sft", "or lora_rank: 8"), ("reward", "or dtype: bfloat16")])
+def test_sft_and_reward_training_print_their_plan_and_are_refused_early(
+    tiny_folder, tmp_path, monkeypatch, capsys, stage, remedy
+):
+    run = ["train", stage, "--recipe", "pocket", "--quiet", "--set", "max_steps=1", "--set", "batch=4"]
+    run += ["--set", f"data={texts(tmp_path, stage)}", "--set", f"model={tiny_folder()}"]
+    monkeypatch.setattr(stages, "CALIBRATION_ANSWERS", 4)
+    assert main([*run, "--out", str(tmp_path / "run")]) == 0
+    assert "memory plan:\n  weights " in capsys.readouterr().out
+    monkeypatch.setattr("ppo_lib.commands.free_memory", lambda device: 10**4)
+    monkeypatch.setattr(stages.Backbone, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    assert main([*run, "--out", str(tmp_path / "other")]) == 2
+    assert remedy in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_free_memory_of_this_machine_is_a_number_of_bytes():

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
 from ppo_lib.training import Trainer
 
@@ -179,3 +179,17 @@ def ragged(seed: int, rows: int = 3, width: int = 5, shortest: int = 1) -> tuple
     lengths = torch.randint(shortest, width + 1, (rows, 1), generator=generator)
     x = torch.randn(rows, width, generator=generator, dtype=torch.float64)
     return x, (torch.arange(width) < lengths).double()
+
+
+def save_classifier(folder, labels, template="{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"):
+    """A tiny random reward model in the form in which people publish them."""
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_labels=labels, eos_token_id=EOS, pad_token_id=PAD, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
