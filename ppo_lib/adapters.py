@@ -32,16 +32,22 @@ def adapter_parameters(causal_lm: PreTrainedModel, name: str) -> list[nn.Paramet
     return [p for key, p in causal_lm.named_parameters() if f".{name}." in key and "lora_" in key]
 
 
-def add_adapter(
-    causal_lm: PreTrainedModel, name: str, base: str, dtype: torch.dtype, rank: int, alpha: int, seed: int
-) -> None:
+def adapter_dtype(weights: torch.dtype) -> torch.dtype:
+    """The precision in which an adapter computes on weights of a dtype; the optimizer steps a float32 copy of it.
+
+    On bfloat16 weights it is bfloat16: an adapter in float32 would keep a float32 copy of all that it reads. On float16
+    weights it is float32, since in float16 small gradients become 0.
+    """
+    return torch.float32 if weights == torch.float16 else weights
+
+
+def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alpha: int, seed: int) -> None:
     """Add an adapter that changes nothing yet: ``B`` is 0.
 
     Args:
         causal_lm: the model, changed in place.
         name: of the adapter.
         base: name of the model, saved with the adapter.
-        dtype: precision of the adapter.
         rank: LoRA rank.
         alpha: LoRA scale times rank.
         seed: of the adapter's random half, ``A``.
@@ -68,7 +74,7 @@ def add_adapter(
         causal_lm.add_adapter(config, adapter_name=name)
     quicken(causal_lm)
     for parameter in adapter_parameters(causal_lm, name):
-        parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(adapter_dtype(causal_lm.dtype))
 
 
 def switch_adapter(module: nn.Module, name: str | None) -> None:
@@ -106,7 +112,7 @@ def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str 
     file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
-def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, dtype: torch.dtype, folder: str | Path) -> None:
+def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path) -> None:
     """Add an adapter and read its weights from a PEFT folder.
 
     Raises:
@@ -117,7 +123,7 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, dtype: torch.
         raise ValueError(f"the adapter in {str(folder)!r} scales in a way of its own; only plain LoRA is known here")
     saved = load_tensors(Path(folder) / "adapter_model.safetensors")
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
-    add_adapter(causal_lm, name, base, dtype, config["r"], config["lora_alpha"], seed=0)
+    add_adapter(causal_lm, name, base, config["r"], config["lora_alpha"], seed=0)
     wanted = {k: v.shape for k, v in adapter_state(causal_lm, name).items()}
     if wanted != {k: v.shape for k, v in tensors.items()}:
         causal_lm.delete_adapter(name)

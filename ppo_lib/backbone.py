@@ -116,7 +116,7 @@ class Backbone(nn.Module):
 
     @property
     def head_dtype(self) -> torch.dtype:
-        """Precision of adapters, heads and log-probs: at least float32, whatever the backbone's weights are."""
+        """Precision of heads and log-probs: at least float32, whatever the backbone's weights are."""
         return torch.float64 if self.causal_lm.dtype == torch.float64 else torch.float32
 
     @property
@@ -167,8 +167,8 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the name is taken, or rank is below 1.
         """
-        alpha = 2 * rank if alpha is None else alpha  # a bf16 adapter would lose small updates, hence head_dtype
-        adapters.add_adapter(self.causal_lm, name, self.name, self.head_dtype, rank, alpha, seed)
+        alpha = 2 * rank if alpha is None else alpha
+        adapters.add_adapter(self.causal_lm, name, self.name, rank, alpha, seed)
         self._use(None)
 
     def adapter_parameters(self, name: str) -> list[nn.Parameter]:
@@ -208,7 +208,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: no adapter there, or one that was made for another architecture.
         """
-        adapters.read_adapter(self.causal_lm, name, self.name, self.head_dtype, folder)
+        adapters.read_adapter(self.causal_lm, name, self.name, folder)
         self._use(None)
 
     def merged(self, adapter: str | None) -> PreTrainedModel:

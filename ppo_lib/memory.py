@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ppo_lib.adapters import add_adapter
+from ppo_lib.adapters import adapter_dtype, add_adapter
 from ppo_lib.backbone import MAX_LOGITS
 from ppo_lib.configuration import ConfigError
 from ppo_lib.loading import DTYPES
 from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.sharding import blocks_of
 
-ADAPTER_BYTES = 4  # adapters, heads, gradients, moments and log-probs are float32, whatever the weights are
+STEPPED = 4  # bytes: heads, moments, log-probs and what the optimizer steps are float32, whatever the weights are
 KEPT = 1.5  # bytes kept for the backward pass for each byte that a linear layer reads or writes, where all else fails
 ROWS, SHORT = 1024, 2  # tokens of the forward pass without numbers
 LOGITS_COPIES = 3  # of one slice at once: log-softmax, its exponential and their product, or two and a gradient
@@ -146,10 +146,11 @@ def plan_memory(
 
     adapters = 0 if full else (2 if separate else 1) * config.lora_rank * per_rank
     trained = (count + (body if separate else 0) if full else adapters) + head
-    # Weights in half precision have gradients in half precision, and float32 ones while the optimizer steps.
-    halves = full and weight_bytes < ADAPTER_BYTES
-    gradients = trained * ADAPTER_BYTES + (trained - head) * weight_bytes * halves
-    moments = 2 * trained * ADAPTER_BYTES + (trained - head) * ADAPTER_BYTES * halves
+    # What is trained in half precision has gradients in half precision, and float32 ones while the optimizer steps.
+    adapter_bytes = adapter_dtype(dtype).itemsize
+    halves = (weight_bytes if full else adapter_bytes) < STEPPED
+    gradients = trained * STEPPED + (trained - head) * (weight_bytes if full else adapter_bytes) * halves
+    moments = 2 * trained * STEPPED + (trained - head) * STEPPED * halves
 
     width = prompt_length + config.max_new_tokens
     tokens = config.microbatch * width * (2 if separate else 1)
@@ -157,16 +158,16 @@ def plan_memory(
     response_logits = config.microbatch * config.max_new_tokens * text.vocab_size
     rows = -(-config.rollout_batch // processes)
     other = sum(parameters(x) - elsewhere(x, parts) for x in map(empty_model, others))
-    reward = reward_rank * per_rank + head if reward_rank else 0
+    reward, heads = reward_rank * per_rank, head * (2 if reward_rank else 1)
     copies = ENTROPY_COPIES if config.entropy_coef else LOGITS_COPIES
     return MemoryPlan(
         weights=(count + full * (count + separate * count) + other) * weight_bytes + gathered,
-        adapters=(adapters + head + reward) * ADAPTER_BYTES,
+        adapters=(adapters + reward) * adapter_bytes + heads * STEPPED,
         optimizer=moments,
         gradients=gradients + full * gathered,
         cache=rows * width * cache_bytes_per_token(model, weight_bytes),
         activations=int(tokens * kept),
-        logits=min(MAX_LOGITS, response_logits) * ADAPTER_BYTES * copies,
+        logits=min(MAX_LOGITS, response_logits) * STEPPED * copies,
         sampling=min(MAX_LOGITS, rows * text.vocab_size) * SAMPLING_BYTES,
     )
 
@@ -203,8 +204,9 @@ def kept_per_token(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int) 
         return one + (two - one) * (model.get_text_config().num_hidden_layers - 1)
     except (RuntimeError, NotImplementedError):  # a mixture of experts, say, looks at numbers
         layers, itemsize = adapted_layers(empty_model(model)), dtype.itemsize
-        read = ADAPTER_BYTES * bool(lora_rank and itemsize < ADAPTER_BYTES)  # what an adapter reads, in float32
-        return sum((i + o) * itemsize * KEPT + i * read + lora_rank * ADAPTER_BYTES for i, o in layers)
+        adapter = adapter_dtype(dtype).itemsize
+        read = adapter * bool(lora_rank and itemsize < adapter)  # what an adapter reads, in float32
+        return sum((i + o) * itemsize * KEPT + i * read + lora_rank * adapter for i, o in layers)
 
 
 def kept_by_blocks(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int, blocks: int) -> float:
@@ -217,7 +219,7 @@ def kept_by_blocks(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int, 
     shape = empty_model(model, dtype).eval().requires_grad_(not lora_rank)
     if lora_rank:
         with torch.device("meta"):
-            add_adapter(shape, "policy", "", torch.float32, lora_rank, lora_rank, seed=0)
+            add_adapter(shape, "policy", "", lora_rank, lora_rank, seed=0)
     kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:

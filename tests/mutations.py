@@ -56,6 +56,13 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     ("backbone.py", "test_recomputing.py", "twice"): {
         "recompute: not at all": ("again = self.gradient_checkpointing and", "again = False and"),
     },
+    ("adapters.py", "test_backbone.py", "half_precision"): {
+        "adapter: float32 on bfloat16 weights": (
+            "return torch.float32 if weights == torch.float16 else weights",
+            "return torch.float32",
+        ),
+        "adapter: float16": ("return torch.float32 if weights == torch.float16 else weights", "return weights"),
+    },
     ("linear.py", "test_linear.py", ""): {
         "onednn: gradient of the input": ("product(gradient, weight.t())", "product(gradient, weight.t()) * 2"),
         "onednn: gradient of the weight": ("product(rows.t(), x.", "product(rows.t(), 2 * x."),

@@ -166,13 +166,14 @@ def test_the_entropy_carries_a_gradient_only_when_asked(build_tiny):
     assert backbone.token_logprobs(hidden, batch.responses, batch.mask, entropy_grad=True)[1].requires_grad
 
 
-def test_half_precision_weights_keep_adapters_and_logprobs_in_float32(build_tiny):
-    backbone, batch = build_tiny(dtype="bfloat16"), small_batch()
+@pytest.mark.parametrize(("dtype", "adapter"), [("bfloat16", "bfloat16"), ("float16", "float32")])
+def test_half_precision_weights_keep_logprobs_in_float32(build_tiny, dtype, adapter):
+    backbone, batch = build_tiny(dtype=dtype), small_batch()
     backbone.add_adapter("policy")
-    assert {p.dtype for p in backbone.adapter_parameters("policy")} == {torch.float32}
+    assert {p.dtype for p in backbone.adapter_parameters("policy")} == {getattr(torch, adapter)}
     randomise(backbone.adapter_parameters("policy"))
     hidden = backbone.hidden_states(batch, "policy")[:, batch.prompt_width - 1 : -1]
-    assert hidden.dtype == torch.bfloat16
+    assert hidden.dtype == getattr(torch, dtype)
     logprobs, _ = backbone.token_logprobs(hidden, batch.responses, batch.mask)
     assert logprobs.dtype == torch.float32
     logprobs.sum().backward()

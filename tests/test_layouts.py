@@ -182,6 +182,20 @@ def test_steps_too_small_for_bfloat16_add_up(build):
     assert weight.tolist() == pytest.approx([0.99] * 3, abs=2e-3)  # Adam's steps are as long as the learning rate
 
 
+def test_an_adapter_in_bfloat16_is_stepped_in_float32(build):
+    """Steps that are lost on the adapter itself add up in the copy: after many, the adapter has moved."""
+    trainer = build("lora", "shared", dtype="bfloat16", learning_rate=1e-6)
+    adapter = trainer.policy.backbone.adapter_parameters("policy")
+    assert {p.dtype for p in adapter} == {torch.bfloat16}
+    masters = [m for p, m in zip(trainer.optimizer.parameters, trainer.optimizer.masters, strict=True) if m is not p]
+    assert len(masters) == len(adapter)
+    before = [m.clone() for m in masters]
+    trainer.step()
+    assert {m.dtype for m in masters} == {torch.float32}
+    assert any(not torch.equal(m, old) for m, old in zip(masters, before, strict=True))
+    assert all(torch.equal(p, m.bfloat16()) for p, m in zip(adapter, masters, strict=True))
+
+
 def test_a_trained_copy_in_bfloat16_has_weights_in_bfloat16_and_steps_in_float32(build):
     trainer = build("full", "separate", dtype="bfloat16", learning_rate=1e-6)
     weights, masters = trainer.optimizer.parameters, trainer.optimizer.masters
