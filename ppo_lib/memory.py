@@ -144,13 +144,12 @@ def plan_memory(
     separate, full = config.critic == "separate", config.finetune == "full"
     per_rank = sum(inputs + outputs for inputs, outputs in layers)
 
-    adapters = 0 if full else (2 if separate else 1) * config.lora_rank * per_rank
-    trained = (count + (body if separate else 0) if full else adapters) + head
-    # What is trained in half precision has gradients in half precision, and float32 ones while the optimizer steps.
-    adapter_bytes = adapter_dtype(dtype).itemsize
-    halves = (weight_bytes if full else adapter_bytes) < STEPPED
-    gradients = trained * STEPPED + (trained - head) * (weight_bytes if full else adapter_bytes) * halves
-    moments = 2 * trained * STEPPED + (trained - head) * STEPPED * halves
+    adapters, adapter_bytes = (
+        (0 if full else (1 + separate) * config.lora_rank * per_rank),
+        adapter_dtype(dtype).itemsize,
+    )
+    network = count + separate * body if full else adapters
+    gradients, moments = to_learn(network, head, weight_bytes if full else adapter_bytes)
 
     width = prompt_length + config.max_new_tokens
     tokens = config.microbatch * width * (2 if separate else 1)
@@ -170,6 +169,22 @@ def plan_memory(
         logits=min(MAX_LOGITS, response_logits) * STEPPED * copies,
         sampling=min(MAX_LOGITS, rows * text.vocab_size) * SAMPLING_BYTES,
     )
+
+
+def to_learn(network: int, head: int, itemsize: int) -> tuple[int, int]:
+    """Bytes of gradients, and of what the optimizer holds.
+
+    What is trained in half precision has gradients in half precision, and float32 ones while the optimizer steps its
+    float32 copies.
+
+    Args:
+        network: how many numbers are trained of weights or adapters.
+        head: and of a scalar head.
+        itemsize: bytes of each of the network's.
+    """
+    trained, halves = network + head, itemsize < STEPPED
+    gradients = trained * STEPPED + network * itemsize * halves
+    return gradients, 2 * trained * STEPPED + network * STEPPED * halves
 
 
 def empty_model(model: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

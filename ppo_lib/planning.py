@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ppo_lib.adapters import adapter_dtype
 from ppo_lib.backbone import MAX_LOGITS
 from ppo_lib.distributed import ALONE, Processes
 from ppo_lib.examples import load_demonstrations, load_pairs, load_prompts, stories_folder
@@ -26,9 +27,9 @@ from ppo_lib.hub import pinned_model
 from ppo_lib.judges import VERIFIABLE
 from ppo_lib.loading import DTYPES, base_name, load_shape, read_json, refusals, resolve
 from ppo_lib.memory import (
-    ADAPTER_BYTES,
     LOGITS_COPIES,
     SAMPLING_BYTES,
+    STEPPED,
     MemoryPlan,
     adapted_layers,
     cache_bytes_per_token,
@@ -37,6 +38,7 @@ from ppo_lib.memory import (
     kept_at_width,
     parameters,
     plan_memory,
+    to_learn,
 )
 from ppo_lib.ppo_config import PPOConfig
 from ppo_lib.sharding import blocks_of
@@ -95,7 +97,7 @@ def judge_bytes(
         shape = empty_model(load_shape(model if shared else base_name(place))[0])
         rank = read_json(place / "adapter_config.json", "a PEFT adapter folder")["r"]
         weights = 0 if shared else (parameters(shape) - elsewhere(shape, parts)) * DTYPES[config.dtype].itemsize
-        return weights, learned(shape, rank) * ADAPTER_BYTES
+        return weights, adapter_bytes(shape, rank, DTYPES[config.dtype]) + head_bytes(shape)
     pinned = pinned_model(str(name))
     if not pinned and not (place / "config.json").is_file():
         return 0, 0
@@ -107,10 +109,14 @@ def judge_bytes(
     return count * (4 if on_cpu else 2), 0  # PublishedRewardModel loads it whole, on a GPU in half precision
 
 
-def learned(model: PreTrainedModel, rank: int) -> int:
-    """How many numbers an adapter of ``rank`` and a scalar head on it have."""
-    per_rank = sum(inputs + outputs for inputs, outputs in adapted_layers(model))
-    return rank * per_rank + model.config.get_text_config().hidden_size + 1
+def adapter_bytes(model: PreTrainedModel, rank: int, dtype: torch.dtype) -> int:
+    """Bytes of an adapter of ``rank`` on weights of a dtype."""
+    return rank * sum(inputs + outputs for inputs, outputs in adapted_layers(model)) * adapter_dtype(dtype).itemsize
+
+
+def head_bytes(model: PreTrainedModel) -> int:
+    """Bytes of a scalar head: its weights and its bias."""
+    return (model.config.get_text_config().hidden_size + 1) * STEPPED
 
 
 def longest_texts(
@@ -155,20 +161,20 @@ def plan_training(
     item = dtype.itemsize
     count = parameters(shape) - elsewhere(shape, parts)
     gathered = 2 * max(map(parameters, blocks_of(shape))) * item if parts > 1 else 0
-    adapter = learned(shape, config.lora_rank) - (0 if reward else text.hidden_size + 1)  # SFT has no scalar head
-    trained = count if full else adapter
-    halves = full and item < ADAPTER_BYTES  # gradients in half precision, and float32 copies of weights and gradients
+    adapter, head = adapter_bytes(shape, config.lora_rank, dtype), reward * head_bytes(shape)
+    learns = item if full else adapter_dtype(dtype).itemsize
+    gradients, moments = to_learn(count if full else adapter // learns, head // STEPPED, learns)
     rows = min(config.microbatch, -(-config.batch // processes)) * (2 if reward else 1)  # a pair is two answers
     width = prompt_length + answer_length
     drawn = min(CALIBRATION_ANSWERS, max(1, CALIBRATION_TOKENS // width)) * reward  # to fix the score's zero and unit
     kept = kept_at_width(model, dtype, config.lora_rank, width, config.gradient_checkpointing)
     return MemoryPlan(
         weights=count * item + gathered,
-        adapters=0 if full else adapter * ADAPTER_BYTES,
-        optimizer=(2 + halves) * trained * ADAPTER_BYTES,
-        gradients=trained * (ADAPTER_BYTES + item * halves) + full * gathered,
+        adapters=adapter + head,
+        optimizer=moments,
+        gradients=gradients + full * gathered,
         cache=drawn * width * cache_bytes_per_token(model, item),
         activations=int(rows * width * kept),
-        logits=0 if reward else min(MAX_LOGITS, rows * answer_length * text.vocab_size) * ADAPTER_BYTES * LOGITS_COPIES,
+        logits=0 if reward else min(MAX_LOGITS, rows * answer_length * text.vocab_size) * STEPPED * LOGITS_COPIES,
         sampling=min(MAX_LOGITS, drawn * text.vocab_size) * SAMPLING_BYTES,
     )
