@@ -9,6 +9,7 @@ Attention looks at the first ``visible`` columns of the cache only, a multiple o
 its own. Rows that have ended are carried along and change nothing; every ``LOOK`` steps the loop asks whether all have.
 """
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,12 @@ def supports_static_cache(backbone: Backbone) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     return kinds == {"full_attention"} and rotary not in ("dynamic", "longrope")
+
+
+def by_graphs(backbone: Backbone, device: torch.device) -> bool:
+    """Whether to decode this way unless told otherwise: on a GPU, if the environment's PPO_LIB_CUDA_GRAPHS is not 0."""
+    wanted = os.environ.get("PPO_LIB_CUDA_GRAPHS", "1") != "0"
+    return device.type == "cuda" and wanted and supports_static_cache(backbone)
 
 
 class Slots:
@@ -159,12 +166,23 @@ class Decoder:
         """The step as a CUDA graph; recording runs nothing.
 
         All graphs work in the memory of the first: only one runs at a time, and no step leaves anything there.
+
+        Raises:
+            ValueError: this model cannot be recorded; with the way around it.
         """
-        graph = torch.cuda.CUDAGraph()
         memory = self.graph.pool() if self.graph else None
         # Other threads, such as one that watches the other processes, may ask the GPU something meanwhile.
         mode = "thread_local"
-        with torch.cuda.device(self.sequences.device), torch.cuda.graph(graph, memory, capture_error_mode=mode):
-            self.step()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.device(self.sequences.device), torch.cuda.graph(graph, memory, capture_error_mode=mode):
+                self.step()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a failed recording leaves the GPU in no state to go on from
+            raise ValueError(
+                f"a decoding step of {self.backbone.name!r} could not be recorded as a CUDA graph "
+                f"({str(error).splitlines()[0]}); set the environment variable PPO_LIB_CUDA_GRAPHS=0 and start again"
+            ) from error
         self.graph = graph
         return graph.replay

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppo_lib.backbone import MAX_LOGITS, Backbone
-from ppo_lib.decoding import Decoder, supports_static_cache
+from ppo_lib.decoding import Decoder, by_graphs, supports_static_cache
 from ppo_lib.tokens import TokenBatch, decode_responses
 
 _OTHER_DISTRIBUTIONS = (
@@ -63,7 +63,8 @@ def sample(
         generator: source of randomness, on the backbone's device.
         noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
         static_cache: decode with a cache of fixed size, as CUDA graphs on a GPU (:mod:`ppo_lib.decoding`): the same
-            tokens, sooner. ``None`` does so on a GPU, for models whose layers all see everything.
+            tokens, sooner. ``None`` does so on a GPU, for models whose layers all see everything, unless
+            ``PPO_LIB_CUDA_GRAPHS`` is 0 in the environment.
 
     Returns:
         :class:`Sampled`, whose response width is the longest response's length.
@@ -100,7 +101,7 @@ def sample(
             f"static_cache is set, but {backbone.name!r} is sharded or has layers that do not see all; leave it out"
         )
     if static_cache is None:
-        static_cache = device.type == "cuda" and supports_static_cache(backbone)
+        static_cache = by_graphs(backbone, device)
     if static_cache and noise is None and temperature > 0:
         noise = torch.rand((rows, max_new_tokens), dtype=torch.float64, device=device, generator=generator)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)

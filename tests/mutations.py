@@ -198,6 +198,10 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "decoding: own column not seen": ("self.mask.index_fill_(3, slots.column, 0.0)", "pass"),
         "decoding: attention one column short": ("self.width + taken + 1", "self.width + taken"),
     },
+    ("decoding.py", "test_decoding.py", "switched_off"): {
+        "graphs: on any device": ('return device.type == "cuda" and wanted', "return wanted"),
+        "graphs: no way to switch them off": ("and wanted and", "and"),
+    },
     ("decoding.py", "test_decoding.py", "recorded_once"): {
         "graph: recorded before the kernels have run": (
             "                self.step()  # a graph may only be recorded after the kernels have run once\n",

@@ -5,7 +5,7 @@ import torch
 from tiny import ARCHITECTURES, EOS, randomise
 
 from ppo_lib import decoding
-from ppo_lib.decoding import Decoder, supports_static_cache
+from ppo_lib.decoding import Decoder, by_graphs, supports_static_cache
 from ppo_lib.rollout import sample
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11], [12] * 7]
@@ -156,3 +156,25 @@ def test_a_gpu_replays_the_same_tokens_from_a_graph(tiny_folder, monkeypatch):
         for static in (False, True)
     )
     same(growing, fixed)
+
+
+def test_graphs_are_for_gpus_and_can_be_switched_off(build_tiny, monkeypatch):
+    backbone = build_tiny()
+    assert by_graphs(backbone, torch.device("cuda"))
+    assert not by_graphs(backbone, torch.device("cpu"))
+    monkeypatch.setenv("PPO_LIB_CUDA_GRAPHS", "0")
+    assert not by_graphs(backbone, torch.device("cuda"))
+    monkeypatch.setenv("PPO_LIB_CUDA_GRAPHS", "1")
+    monkeypatch.setattr(decoding, "supports_static_cache", lambda backbone: False)
+    assert not by_graphs(backbone, torch.device("cuda"))
+
+
+def test_a_step_that_cannot_be_recorded_ends_with_the_way_around(build_tiny, monkeypatch):
+    def refuse():
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
+    start = Decoder.__init__
+    monkeypatch.setattr(Decoder, "__init__", lambda self, *a: (start(self, *a), setattr(self, "recording", True))[0])
+    with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\); set .*PPO_LIB_CUDA_GRAPHS=0"):
+        sample(build_tiny(), PROMPTS, 8, 1.0, None, noise=noise(8), static_cache=True)
