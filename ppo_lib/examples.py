@@ -170,7 +170,7 @@ def read_hub(source: str, pinned: Pinned) -> Iterable[tuple[str, Mapping[str, An
         ConfigError: the package ``datasets`` is missing, or there is no network, no such commit or no such split.
     """
     try:
-        from datasets.exceptions import DatasetsError
+        from datasets import exceptions
     except ImportError as error:
         raise ConfigError(
             f"data {source!r} is a data set of the hub, for which the package datasets is missing; "
@@ -178,7 +178,7 @@ def read_hub(source: str, pinned: Pinned) -> Iterable[tuple[str, Mapping[str, An
         ) from error
     try:
         data = prepared(replace(pinned, split=None)).as_dataset(split=pinned.split)
-    except (*HUB_ERRORS, DatasetsError) as error:
+    except (*HUB_ERRORS, exceptions.DatasetsError) as error:
         why = reason(error)
         if isinstance(error, ValueError) and not isinstance(error, (OSError, ConfigError)):
             # An unknown configuration or split: datasets names those that there are, but in a notation of its own.
