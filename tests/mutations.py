@@ -490,7 +490,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     ("examples.py", "test_examples.py", ""): {
         "data set of another commit": ("if builder.hash != pinned.commit:", "if False:"),
         "data set looked up for each split": ("prepared(replace(pinned, split=None))", "prepared(pinned)"),
-        "data set's own errors are not caught": ("(*HUB_ERRORS, DatasetsError)", "HUB_ERRORS"),
+        "data set's own errors are not caught": ("(*HUB_ERRORS, exceptions.DatasetsError)", "HUB_ERRORS"),
     },
     ("judges.py", "test_judges.py", ""): {
         "judge unchecked: published": ("        read_published(name)\n    else:", "        pass\n    else:"),
