@@ -44,6 +44,7 @@ def test_it_tells_a_story_as_plain_transformers_does(backbone):
 
 
 def test_padding_and_company_change_nothing(backbone):
+    torch.manual_seed(0)
     policy, reward_model = ActorCritic(backbone), RewardModel(backbone)
     torch.nn.init.normal_(policy.value_head.weight)
     torch.nn.init.normal_(reward_model.head.weight)
@@ -55,14 +56,15 @@ def test_padding_and_company_change_nothing(backbone):
         batch.response_lengths,
         batch.prompt_width + 9,
     )
+    close = {"atol": 1e-4, "rtol": 1e-5}  # one library's products or another's, by the size of the batch
     with torch.no_grad():
         for name in ("logprobs", "values"):
             before, after = (getattr(policy.evaluate(x), name) for x in (batch, wide))
-            torch.testing.assert_close(after[:, : before.shape[1]], before, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(after[:, : before.shape[1]], before, **close)
             for row in range(4):
                 alone = getattr(policy.evaluate(batch.select(torch.tensor([row]))), name)[0]
-                torch.testing.assert_close(alone, before[row, : len(alone)], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(reward_model(wide), reward_model(batch), atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(alone, before[row, : len(alone)], **close)
+        torch.testing.assert_close(reward_model(wide), reward_model(batch), **close)
 
 
 def test_the_three_stages_run_through_folders_and_leave_the_base_as_it_was(tmp_path):
