@@ -217,7 +217,7 @@ def kept_per_token(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int) 
     try:
         one, two = (kept_by_blocks(model, dtype, lora_rank, blocks) for blocks in (1, 2))
         return one + (two - one) * (model.get_text_config().num_hidden_layers - 1)
-    except (RuntimeError, NotImplementedError):  # a mixture of experts, say, looks at numbers
+    except RuntimeError:  # a mixture of experts, say, looks at numbers
         layers, itemsize = adapted_layers(empty_model(model)), dtype.itemsize
         adapter = adapter_dtype(dtype).itemsize
         read = adapter * bool(lora_rank and itemsize < adapter)  # what an adapter reads, in float32
