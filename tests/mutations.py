@@ -53,7 +53,14 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "recompute: the role stays": ("switch_adapter(block, acting)", "pass"),
         "recompute: blocks stay changed": ("del block.forward", "pass"),
     },
+    ("stages.py", "test_recomputing.py", "each_stage"): {
+        "recompute: the key is read and forgotten": (
+            "backbone.gradient_checkpointing = config.gradient_checkpointing",
+            "pass",
+        ),
+    },
     ("backbone.py", "test_recomputing.py", "twice"): {
+        "recompute: not in a copy": ("copy.gradient_checkpointing = self.gradient_checkpointing", "pass"),
         "recompute: not at all": ("again = self.gradient_checkpointing and", "again = False and"),
     },
     ("adapters.py", "test_backbone.py", "half_precision"): {

@@ -8,6 +8,7 @@ from ppo_lib.adapters import switch_adapter
 from ppo_lib.models import ActorCritic
 from ppo_lib.ppo import PPOConfig, PPOTrainer
 from ppo_lib.sharding import blocks_of
+from ppo_lib.stages import CONFIGS, build
 
 PROMPTS, RESPONSES = ["ab", "c"], ["def", "gh"]
 
@@ -111,3 +112,23 @@ def test_a_run_has_the_same_metrics(build_tiny):
         assert {k: v for k, v in kept.items() if not k.startswith(timed)} == {
             k: v for k, v in again.items() if not k.startswith(timed)
         }
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+@pytest.mark.parametrize("on", [False, True])
+def test_the_key_of_each_stage_decides(tiny_folder, tmp_path, stage, on):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "ab", "response": "cd", "chosen": "cd", "rejected": "e", "answer": "4"}\n' * 2, encoding="utf-8"
+    )
+    data = {"prompts" if stage == "ppo" else "data": str(tmp_path / "rows.jsonl")}
+    judge = {"reward_model": "exact_answer"} if stage == "ppo" else {}
+    config = CONFIGS[stage](model=str(tiny_folder("llama")), device="cpu", gradient_checkpointing=on, **data, **judge)
+    trainer = build(stage, config)
+    backbone = {"sft": trainer, "reward": getattr(trainer, "model", None)}.get(stage, trainer).backbone
+    assert backbone.gradient_checkpointing is on
+
+
+def test_a_copy_that_is_trained_whole_computes_twice_as_well(build_tiny):
+    backbone = build_tiny("llama")
+    backbone.gradient_checkpointing = True
+    assert ActorCritic(backbone, finetune="full", critic="separate").critic.backbone.gradient_checkpointing
