@@ -70,6 +70,12 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         ),
         "adapter: float16": ("return torch.float32 if weights == torch.float16 else weights", "return weights"),
     },
+    ("backbone.py", "test_linear.py", "backbone"): {
+        "onednn: not for weights": ("        quicken(causal_lm)\n", ""),
+    },
+    ("adapters.py", "test_linear.py", "backbone"): {
+        "onednn: not for adapters": ("    quicken(causal_lm)\n", ""),
+    },
     ("linear.py", "test_linear.py", ""): {
         "onednn: gradient of the input": ("product(gradient, weight.t())", "product(gradient, weight.t()) * 2"),
         "onednn: gradient of the weight": ("product(rows.t(), x.", "product(rows.t(), 2 * x."),

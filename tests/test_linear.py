@@ -128,10 +128,14 @@ def test_layers_keep_weights_and_names_and_others_stay_what_they_are():
 
 def test_a_backbone_with_adapters_gives_the_same_states_and_gradients(build_tiny, products):
     backbone = build_tiny("llama")
+
+    def kinds() -> set[type]:
+        return {type(m) for m in backbone.causal_lm.modules() if isinstance(m, nn.Linear)}
+
+    assert kinds() == {Linear}, "of the weights and of the head"
     backbone.add_adapter("policy")
     randomise(backbone.adapter_parameters("policy"))
-    kinds = [type(m) for m in backbone.causal_lm.modules() if isinstance(m, nn.Linear)]
-    assert set(kinds) == {Linear}, "of the weights, of the adapter and of the head"
+    assert kinds() == {Linear}, "of the adapter as well"
     prompts, responses = ["ab", "c"], ["def", "gh"]
     batch, results = backbone.encode_pairs(prompts, responses), []
     for enabled in (False, True):
