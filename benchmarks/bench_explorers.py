@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ppo_lib import explorers
-from ppo_lib.explorers import Explorer
+from ppo_lib.book import explorers
+from ppo_lib.book.explorers import Explorer
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, WARM_UP = 60, 20

@@ -27,12 +27,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, __version__
 from transformers.utils import logging as transformers_logging
 
-from ppo_lib.backbone import Backbone
-from ppo_lib.memory import cache_bytes_per_token, plan_memory
-from ppo_lib.models import ActorCritic
-from ppo_lib.ppo import PPOConfig, PPOTrainer
-from ppo_lib.rollout import sample
-from ppo_lib.tokens import pad_pairs
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.tokens import pad_pairs
+from ppo_lib.run.memory import cache_bytes_per_token, plan_memory
+from ppo_lib.sampling.rollout import sample
+from ppo_lib.trainers.ppo import PPOTrainer
+from ppo_lib.trainers.ppo_config import PPOConfig
 
 QWEN = bench_trl.GPU.shape
 TINY = {**QWEN, "vocab_size": 300, "hidden_size": 28, "intermediate_size": 64, "num_hidden_layers": 2}

@@ -27,12 +27,13 @@ from bench_trl import Work, make_prompts, make_tokenizer
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-import ppo_lib.ppo
-from ppo_lib.backbone import Backbone
-from ppo_lib.manifests import manifest
-from ppo_lib.models import ActorCritic
-from ppo_lib.ppo import PPOConfig, PPOTrainer
-from ppo_lib.recordings import save_recorded
+import ppo_lib.trainers.ppo
+from ppo_lib.book.recordings import save_recorded
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.run.manifests import manifest
+from ppo_lib.trainers.ppo import PPOTrainer
+from ppo_lib.trainers.ppo_config import PPOConfig
 
 PROMPT = 16
 
@@ -100,8 +101,8 @@ def measure(responses: int, length: int, model: tuple[int, int, int], device: st
 
         return call
 
-    sample = ppo_lib.ppo.sample_together
-    ppo_lib.ppo.sample_together = timed("generation", sample)
+    sample = ppo_lib.sampling.shared_rollout.sample_together
+    ppo_lib.sampling.shared_rollout.sample_together = timed("generation", sample)
     trainer.collect = timed("collect", trainer.collect)  # type: ignore[method-assign]
     trainer.update = timed("update", trainer.update)  # type: ignore[method-assign]
     runs = []
@@ -110,7 +111,7 @@ def measure(responses: int, length: int, model: tuple[int, int, int], device: st
             trainer.step()
             runs.append({**spent, "scoring": spent["collect"] - spent["generation"]})
     finally:
-        ppo_lib.ppo.sample_together = sample
+        ppo_lib.sampling.shared_rollout.sample_together = sample
     parts = {name: min(run[name] for run in runs[1:]) for name in ("generation", "scoring", "update")}
     weights = sum(p.numel() for p in backbone.parameters() if not p.requires_grad)
     return {"responses": responses, "length": length, "parameters": weights, **parts}

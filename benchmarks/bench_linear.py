@@ -1,4 +1,4 @@
-"""How fast are the products of a linear layer, by PyTorch's own choice and by oneDNN (ppo_lib.linear)?
+"""How fast are the products of a linear layer, by PyTorch's own choice and by oneDNN (ppo_lib.models.linear)?
 
     python benchmarks/bench_linear.py          # about a minute, one thread; or: make bench SCRIPT=bench_linear
 
@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ppo_lib import linear
+from ppo_lib.models import linear
 
 SHAPES = [(64, 128, 128), (256, 128, 128), (2048, 128, 128), (704, 256, 256), (704, 256, 704), (704, 8, 704)]
 SHAPES += [(64, 896, 4864), (704, 256, 2048)]

@@ -20,9 +20,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ppo_lib import pocket
-from ppo_lib.backbone import Backbone
-from ppo_lib.rollout import sample
-from ppo_lib.tokens import encode_prompts, pad_pairs
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.tokens import encode_prompts, pad_pairs
+from ppo_lib.sampling.rollout import sample
 
 NEW_TOKENS = 32
 

@@ -31,16 +31,18 @@ import torch
 from sweeps import run_missing
 
 from ppo_lib import pocket
-from ppo_lib.configuration import to_mapping
-from ppo_lib.dpo import DPOConfig, DPOTrainer
-from ppo_lib.grpo_training import GRPOConfig, GRPOTrainer
-from ppo_lib.kl import kl_exact
-from ppo_lib.manifests import manifest
-from ppo_lib.models import ActorCritic, RewardModel
-from ppo_lib.ppo import PPOConfig, PPOTrainer
-from ppo_lib.recordings import list_recorded, load_recorded, save_recorded
-from ppo_lib.rollout import sample
-from ppo_lib.tokens import decode_responses, encode_prompts
+from ppo_lib.book.recordings import list_recorded, load_recorded, save_recorded
+from ppo_lib.formulas.kl import kl_exact
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.models.tokens import decode_responses, encode_prompts
+from ppo_lib.run.manifests import manifest
+from ppo_lib.sampling.rollout import sample
+from ppo_lib.trainers.configuration import to_mapping
+from ppo_lib.trainers.dpo import DPOConfig, DPOTrainer
+from ppo_lib.trainers.grpo import GRPOConfig, GRPOTrainer
+from ppo_lib.trainers.ppo import PPOTrainer
+from ppo_lib.trainers.ppo_config import PPOConfig
 
 Job = tuple[str, float, int]  # method, beta, seed
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from ppo_lib.backbone import Backbone
-from ppo_lib.tokens import TokenBatch
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.tokens import TokenBatch
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from ppo_lib.judging import ask
-from ppo_lib.ppo import PPOTrainer
+from ppo_lib.trainers.judging import ask
+from ppo_lib.trainers.ppo import PPOTrainer
 
 
 def scrub(trainer: PPOTrainer, rows: list[int], keep: int) -> list[dict[str, Any]]:

@@ -20,16 +20,17 @@ import torch
 from torch import Tensor
 
 from ppo_lib import pocket
-from ppo_lib.advantages import gae
-from ppo_lib.configuration import load_recipe, read_config, to_mapping
-from ppo_lib.kl import kl_estimate
-from ppo_lib.manifests import manifest
-from ppo_lib.models import ActorCritic
-from ppo_lib.ppo import PPOConfig, PPOTrainer
-from ppo_lib.recordings import save_recorded
-from ppo_lib.rewards import augmented_rewards
-from ppo_lib.rollout import sample
-from ppo_lib.tokens import TokenBatch, decode_responses
+from ppo_lib.book.recordings import save_recorded
+from ppo_lib.formulas.advantages import gae
+from ppo_lib.formulas.kl import kl_estimate
+from ppo_lib.formulas.rewards import augmented_rewards
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.tokens import TokenBatch, decode_responses
+from ppo_lib.run.manifests import manifest
+from ppo_lib.sampling.rollout import sample
+from ppo_lib.trainers.configuration import load_recipe, read_config, to_mapping
+from ppo_lib.trainers.ppo import PPOTrainer
+from ppo_lib.trainers.ppo_config import PPOConfig
 
 WARM_UP = 10
 KEPT_RESPONSES = 24  # of the batch of ratios

@@ -23,15 +23,15 @@ import torch
 from looks import scrub
 from sweeps import run_missing
 
-from ppo_lib.commands import read_recipe, spread
-from ppo_lib.configuration import apply_overrides, load_recipe, to_mapping
-from ppo_lib.evaluation import EvaluationConfig, measure
-from ppo_lib.examples import load_prompts
-from ppo_lib.intervals import wins
-from ppo_lib.manifests import manifest
-from ppo_lib.ppo import PPOTrainer
-from ppo_lib.recordings import save_recorded
-from ppo_lib.stages import build
+from ppo_lib.book.intervals import wins
+from ppo_lib.book.recordings import save_recorded
+from ppo_lib.run.commands import read_recipe, spread
+from ppo_lib.run.data import load_prompts
+from ppo_lib.run.evaluation import EvaluationConfig, measure
+from ppo_lib.run.manifests import manifest
+from ppo_lib.run.stages import build
+from ppo_lib.trainers.configuration import apply_overrides, load_recipe, to_mapping
+from ppo_lib.trainers.ppo import PPOTrainer
 
 BETAS, SEEDS = (0.1, 0.0), range(3)
 SCRUB_EVERY, SCRUB_ROWS, SCRUB_KEEP = 2, 32, 4

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from ppo_lib.recordings import list_recorded
+from ppo_lib.book.recordings import list_recorded
 
 Job = TypeVar("Job")
 

@@ -3,14 +3,14 @@
     python scripts/store_explorers.py            # compute and write book/explorers/
     python scripts/store_explorers.py --check    # write nothing, say what differs from a fresh computation
 
-tests/explorers/test_pages.py holds the stored forms to a fresh computation, as nbval does for the notebooks.
+tests/book/explorers/test_pages.py holds the stored forms to a fresh computation, as nbval does for the notebooks.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from ppo_lib import explorers
+from ppo_lib.book import explorers
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "explorers"
 # The page's file: the explorer it shows.

@@ -5,7 +5,7 @@
 
 The files are committed: a clone builds and a page opens without npm and without a network. MathJax 3 (Apache-2.0) sets
 the formulas; plotly.js, basic bundle (MIT), draws the explorers. Its version is the one that the installed plotly
-speaks, `plotly.offline.get_plotlyjs_version()`; tests/book/test_vendor.py holds the two together.
+speaks, `plotly.offline.get_plotlyjs_version()`; tests/pages/test_vendor.py holds the two together.
 """
 
 import argparse

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import save_tiny
 
-from ppo_lib.backbone import Backbone
+from ppo_lib.models.backbone import Backbone
 
 torch.set_num_threads(1)  # the models are so small that threads only cost
 

@@ -13,8 +13,8 @@ from standin_hub import Hub, Repository
 from tiny import ARCHITECTURES, byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from ppo_lib.configuration import load_recipe
-from ppo_lib.hub import pinned_data, pinned_model
+from ppo_lib.models.hub import pinned_data, pinned_model
+from ppo_lib.trainers.configuration import load_recipe
 
 START, END, NOTHING = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 # ChatML, with a system message that nobody has asked for: SmolLM2's and Qwen2.5's templates both put one in.

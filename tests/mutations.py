@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # (file, tests that must notice, which of them): {name: (right, wrong)}
 MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
-    ("losses.py", "test_losses.py", ""): {
+    ("formulas/losses.py", "formulas/test_losses.py", ""): {
         "sft: sign": ("return F.cross_entropy", "return -F.cross_entropy"),
         "sft: no shift": ("logits[:, :-1][counted]", "logits[:, 1:][counted]"),
         "bradley-terry: sign": ("return -F.logsigmoid", "return F.logsigmoid"),
@@ -45,7 +45,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "entropy: sign": ("total = -(p", "total = (p"),
         "entropy: padding reaches the gradient": ("torch.where(sound.unsqueeze(-1), logits, 0.0)", "logits"),
     },
-    ("recomputing.py", "test_recomputing.py", "llama or acts or twice"): {
+    ("models/recomputing.py", "models/test_recomputing.py", "llama or acts or twice"): {
         "recompute: in the role of the day": (
             "if acting != adapter:\n        switch_adapter(block, adapter)",
             "if False:\n        pass",
@@ -53,30 +53,30 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "recompute: the role stays": ("switch_adapter(block, acting)", "pass"),
         "recompute: blocks stay changed": ("del block.forward", "pass"),
     },
-    ("stages.py", "test_recomputing.py", "each_stage"): {
+    ("run/stages.py", "models/test_recomputing.py", "each_stage"): {
         "recompute: the key is read and forgotten": (
             "backbone.gradient_checkpointing = config.gradient_checkpointing",
             "pass",
         ),
     },
-    ("backbone.py", "test_recomputing.py", "twice"): {
+    ("models/backbone.py", "models/test_recomputing.py", "twice"): {
         "recompute: not in a copy": ("copy.gradient_checkpointing = self.gradient_checkpointing", "pass"),
         "recompute: not at all": ("again = self.gradient_checkpointing and", "again = False and"),
     },
-    ("adapters.py", "test_backbone.py", "half_precision"): {
+    ("models/adapters.py", "models/test_backbone.py", "half_precision"): {
         "adapter: float32 on bfloat16 weights": (
             "return torch.float32 if weights == torch.float16 else weights",
             "return torch.float32",
         ),
         "adapter: float16": ("return torch.float32 if weights == torch.float16 else weights", "return weights"),
     },
-    ("backbone.py", "test_linear.py", "backbone"): {
+    ("models/backbone.py", "models/test_linear.py", "backbone"): {
         "onednn: not for weights": ("        quicken(causal_lm)\n", ""),
     },
-    ("adapters.py", "test_linear.py", "backbone"): {
+    ("models/adapters.py", "models/test_linear.py", "backbone"): {
         "onednn: not for adapters": ("    quicken(causal_lm)\n", ""),
     },
-    ("linear.py", "test_linear.py", ""): {
+    ("models/linear.py", "models/test_linear.py", ""): {
         "onednn: gradient of the input": ("product(gradient, weight.t())", "product(gradient, weight.t()) * 2"),
         "onednn: gradient of the weight": ("product(rows.t(), x.", "product(rows.t(), 2 * x."),
         "onednn: keeps what no gradient needs": ("x if ctx.needs_input_grad[1] else None", "x"),
@@ -85,7 +85,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "onednn: no switch": ("and torch._C._get_mkldnn_enabled()", ""),
         "onednn: subclasses lose their forward": ("type(module) is nn.Linear", "isinstance(module, nn.Linear)"),
     },
-    ("kl.py", "test_kl.py", ""): {
+    ("formulas/kl.py", "formulas/test_kl.py", ""): {
         "kl: direction": ("logprobs - ref_logprobs\n    value", "ref_logprobs - logprobs\n    value"),
         "kl: k3 without its control variate": ("torch.expm1(-d) + d", "torch.expm1(-d)"),
         "kl: padding reaches the gradient": ("formula(torch.where(finite, d, 0.0))", "formula(d)"),
@@ -93,13 +93,13 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "adaptive beta: sign": ("1 + error", "1 - error"),
         "adaptive beta: no limit for huge batches": ("min(n / self.horizon, 1.0)", "n / self.horizon"),
     },
-    ("rewards.py", "test_rewards.py", ""): {
+    ("formulas/rewards.py", "formulas/test_rewards.py", ""): {
         "reward: sign of the kl": ("penalty = -beta", "penalty = beta"),
         "reward: score one token early": ("return lengths - 1", "return (lengths - 2).clamp(min=0)"),
         "reward: score on the first token": ("return lengths - 1", "return 0 * lengths"),
         "reward: kl with a gradient": ("mask.bool()).detach()", "mask.bool())"),
     },
-    ("advantages.py", "test_advantages.py", ""): {
+    ("formulas/advantages.py", "formulas/test_advantages.py", ""): {
         "gae: off by one": ("values[:, 1:], torch.zeros_like(values[:, :1])", "values[:, :-1], values[:, :1]"),
         "gae: no value of what follows": ("rewards + gamma * next_values", "rewards + 0 * next_values"),
         "gae: value after the end": ("torch.zeros_like(values[:, :1])", "values[:, -1:]"),
@@ -108,7 +108,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "gae: returns without values": ("advantages + fill_padding", "advantages + 0 * fill_padding"),
         "gae: forwards": ("reversed(range(x.shape[1]))", "range(x.shape[1])"),
     },
-    ("masking.py", "test_masking.py", ""): {
+    ("formulas/masking.py", "formulas/test_masking.py", ""): {
         "mean: mask dropped": (".sum() / keep.sum()", ".mean()"),
         "mean: per row": (".sum() / keep.sum()", ".sum() / len(keep)"),
         "padding multiplied instead of replaced": ("torch.where(keep, x, torch.full_like(x, value))", "x * keep"),
@@ -118,13 +118,13 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "return whitened",
         ),
     },
-    ("tokens.py", "test_tokens.py", ""): {
+    ("models/tokens.py", "models/test_tokens.py", ""): {
         "batch: mask one token short": ("(columns < self.response_lengths", "(columns + 1 < self.response_lengths"),
         "batch: prompt padding attended": ("(columns >= first) & ", ""),
         "batch: eos not appended": ("[*ids, eos_token_id]", "[*ids]"),
         "batch: prompts padded on the right": ("row[width - len(prompt) : width]", "row[: len(prompt)]"),
     },
-    ("tokens.py", "test_models.py", "company and llama or company and gpt2"): {
+    ("models/tokens.py", "models/test_actor_critic.py", "company and llama or company and gpt2"): {
         "position ids dropped": (
             "(self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)",
             "self.attention_mask.cumsum(1) * 0",
@@ -134,12 +134,16 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "(torch.ones_like(self.attention_mask).cumsum(1) - 1)",
         ),
     },
-    ("models.py", "test_models.py", "reference or temperature or last_counted or scored_by"): {
+    (
+        "models/actor_critic.py",
+        "models/test_actor_critic.py",
+        "reference or temperature or last_counted or scored_by",
+    ): {
         "states one too late": ("[:, batch.prompt_width - 1 : -1]", "[:, batch.prompt_width :]"),
         "reference with its adapter on": ("states = self.reference(batch)", "states = self.actor(batch)"),
         "reference without temperature": ("batch.mask, temperature)[0]", "batch.mask)[0]"),
     },
-    ("models.py", "test_layouts.py", "counted or shares_no or loaded"): {
+    ("models/actor_critic.py", "models/test_layouts.py", "counted or shares_no or loaded"): {
         "layouts: separate critic reads the actor": (
             "actor_states if self.critic is self.actor else self.critic(batch)",
             "actor_states",
@@ -147,17 +151,17 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "layouts: critic loaded as the actor": ('"critic": folder / "critic"', '"critic": folder'),
         "layouts: copies stay frozen": ("parameter.requires_grad_(True)", "pass"),
     },
-    ("training.py", "test_layouts.py", "bfloat16"): {
+    ("trainers/optimizer.py", "models/test_layouts.py", "bfloat16"): {
         "adam: steps rounded to bfloat16": ("tensor if tensor.dtype.itemsize >= 4 else tensor.float()", "tensor"),
         "adam: copies not written back": ("own_part(parameter).copy_(master)", "pass"),
     },
-    ("training.py", "test_sharding.py", "three"): {
+    ("trainers/optimizer.py", "parallel/test_sharding.py", "three"): {
         "adam: gradient norm of this process alone": ("self.processes.add(squares)", "pass"),
     },
-    ("sharding.py", "test_sharding.py", "three"): {
+    ("parallel/sharding.py", "parallel/test_sharding.py", "three"): {
         "sharding: gradients averaged": ("set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(3.0)"),
     },
-    ("reward_model.py", "test_models.py", "last_counted or calibration or cut_off or context"): {
+    ("models/reward_model.py", "models/test_actor_critic.py", "last_counted or calibration or cut_off or context"): {
         "score at the last column": (
             "last_token_index(batch.mask)\n",
             "0 * last_token_index(batch.mask) + batch.responses.shape[1] - 1\n",
@@ -165,38 +169,38 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "scores not normalised": ("return (raw - self.mean) / self.std", "return raw"),
         "cut-off responses scored with an EOS": ("if finished is not None:", "if False:"),
     },
-    ("judging.py", "test_ppo.py", "told_which or same_scores"): {
+    ("trainers/judging.py", "trainers/test_ppo.py", "told_which or same_scores"): {
         "judge: cut-off responses taken for finished": ("processes.share(finished.tolist())", "None"),
     },
-    ("backbone.py", "test_models.py", "company and llama"): {
+    ("models/backbone.py", "models/test_actor_critic.py", "company and llama"): {
         "attention mask dropped": (
             "attention_mask=batch.attention_mask",
             "attention_mask=torch.ones_like(batch.attention_mask)",
         ),
     },
-    ("backbone.py", "test_backbone.py", "adapter or dropout or slices or trainable"): {
+    ("models/backbone.py", "models/test_backbone.py", "adapter or dropout or slices or trainable"): {
         "temperature dropped from log-probs": ("self.logits(states) / temperature", "self.logits(states)"),
         "dropout may be on": ("super().train(False)", "super().train(mode)"),
         "soft cap dropped": ("logits if cap is None else torch.tanh(logits / cap) * cap", "logits"),
         "backbone not frozen": ("self.requires_grad_(False)", "self.requires_grad_(True)"),
     },
-    ("backbone.py", "test_ppo.py", "never_held"): {
+    ("models/backbone.py", "trainers/test_ppo.py", "never_held"): {
         "logits of a whole microbatch": (
             "hidden[keep].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))",
             "(hidden[keep],)",
         ),
         "logits of all slices kept": ("recompute = torch.is_grad_enabled() and len(slices) > 1", "recompute = False"),
     },
-    ("rollout.py", "test_ppo.py", "never_held"): {
+    ("sampling/rollout.py", "trainers/test_ppo.py", "never_held"): {
         "logits of a whole step": (
             "max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)",
             "len(prompts)",
         ),
     },
-    ("adapters.py", "test_backbone.py", "adapter"): {
+    ("models/adapters.py", "models/test_backbone.py", "adapter"): {
         "adapter stays on": ("layer.enable_adapters(name is not None)", "layer.enable_adapters(True)"),
     },
-    ("rollout.py", "test_rollout.py", ""): {
+    ("sampling/rollout.py", "sampling/test_rollout.py", ""): {
         "sampling: temperature dropped": ("backbone.logits(h) / temperature", "backbone.logits(h)"),
         "sampling: one eos id only": ("torch.isin(tokens, eos)", "(tokens == eos[0])"),
         "sampling: eos not counted": ("lengths += ~finished\n", "lengths += ~(finished | torch.isin(tokens, eos))\n"),
@@ -205,17 +209,17 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "(torch.ones_like(attention).cumsum(dim=1) - 1)",
         ),
     },
-    ("decoding.py", "test_decoding.py", "same_tokens"): {
+    ("sampling/decoding.py", "sampling/test_decoding.py", "same_tokens"): {
         "decoding: written after the end": ("torch.where(self.finished, before, tokens)", "tokens"),
         "decoding: positions stand still": ("self.positions.add_(1)", "pass"),
         "decoding: own column not seen": ("self.mask.index_fill_(3, slots.column, 0.0)", "pass"),
         "decoding: attention one column short": ("self.width + taken + 1", "self.width + taken"),
     },
-    ("decoding.py", "test_decoding.py", "switched_off"): {
+    ("sampling/decoding.py", "sampling/test_decoding.py", "switched_off"): {
         "graphs: on any device": ('return device.type == "cuda" and wanted', "return wanted"),
         "graphs: no way to switch them off": ("and wanted and", "and"),
     },
-    ("decoding.py", "test_decoding.py", "recorded_once"): {
+    ("sampling/decoding.py", "sampling/test_decoding.py", "recorded_once"): {
         "graph: recorded before the kernels have run": (
             "                self.step()  # a graph may only be recorded after the kernels have run once\n",
             "",
@@ -223,7 +227,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "graph: kept when attention widens": ("if visible != self.slots.visible or taken == 0:", "if taken == 0:"),
         "graph: recorded and not replayed": ("replay = self.record()", "self.record()"),
     },
-    ("decoding.py", "test_shapes.py", "nothing or rotary or kernels_want"): {
+    ("sampling/decoding.py", "models/test_shapes.py", "nothing or rotary or kernels_want"): {
         "graph: a question in the step": (
             "        self.lengths.add_(~self.finished)\n",
             "        self.lengths.add_(~self.finished)\n        bool(self.finished.all())\n",
@@ -233,24 +237,28 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "graph: rotary positions that ask": (' and rotary not in ("dynamic", "longrope")', ""),
         "graph: mask of any width": ("-(-sequences.shape[1] // ALIGNED) * ALIGNED", "sequences.shape[1]"),
     },
-    ("training.py", "test_training.py", ""): {
+    ("trainers/optimizer.py", "trainers/test_optimizer.py", ""): {
         "adam: moments not kept": ('{"state": moments,', '{"state": {},'),
         "adam: state not a copy": ('together.to("cpu", copy=True)', "together"),
         "order: generator not kept": ('self.generator.set_state(tensors["order.generator"])', "pass"),
         "schedule: above its peak": ("min(1.0, (iteration + 1)", "min((iteration + 1)"),
     },
-    ("sft.py", "test_sft.py", ""): {
+    ("trainers/sft.py", "trainers/test_sft.py", ""): {
         "sft: microbatches weigh the same": ("(loss * count).backward()", "(loss * 1).backward()"),
         "sft: states one too late": ("batch.prompt_width - 1 : -1", "batch.prompt_width :"),
     },
-    ("reward_training.py", "test_reward_training.py", ""): {
+    ("trainers/reward.py", "trainers/test_reward.py", ""): {
         "reward training: mean of sums": ("(loss / len(rows)).backward()", "loss.backward()"),
         "reward training: sides": (
             "return scores[[row[text] for text in chosen]], scores[[row[text] for text in rejected]]",
             "return scores[[row[text] for text in rejected]], scores[[row[text] for text in chosen]]",
         ),
     },
-    ("ppo.py", "test_ppo.py", "rollout or stored or rewards or gae or written or microbatches or whitening"): {
+    (
+        "trainers/ppo.py",
+        "trainers/test_ppo.py",
+        "rollout or stored or rewards or gae or written or microbatches or whitening",
+    ): {
         "ppo: reference for old log-probs": (
             "clipped_policy_loss(new.logprobs, old.logprobs,",
             "clipped_policy_loss(new.logprobs, old.ref_logprobs,",
@@ -275,12 +283,12 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "advantages, returns = whiten(advantages, mask), whiten(returns, mask)",
         ),
     },
-    ("ppo.py", "test_ppo.py", "goes_on or adaptive"): {
+    ("trainers/ppo.py", "trainers/test_ppo.py", "goes_on or adaptive"): {
         "ppo: beta not kept": ('self.kl.beta = float(values["beta"])', "pass"),
         "ppo: generator not kept": ('self.generator.set_state(tensors["generator"].cpu())', "pass"),
         "ppo: beta does not adapt": ('self.kl.update(metrics["kl_k1"], self.config.rollout_batch)', "pass"),
     },
-    ("dpo.py", "test_dpo.py", ""): {
+    ("trainers/dpo.py", "trainers/test_dpo.py", ""): {
         "dpo: chosen and rejected swapped": (
             "chosen, rejected = rewards.chunk(2)",
             "rejected, chosen = rewards.chunk(2)",
@@ -299,8 +307,8 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "dpo: microbatches weigh the same": ("(out.loss * len(piece) / len(rows))", "(out.loss)"),
     },
     (
-        "grpo.py",
-        "test_grpo.py",
+        "formulas/grpo.py",
+        "trainers/test_grpo.py",
         "hand or group or mean or weights or pieces or padding or biases or bias or deviation",
     ): {
         "grpo: no baseline": (
@@ -324,7 +332,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "kl_estimate(logprobs, old_logprobs.detach()",
         ),
     },
-    ("grpo_training.py", "test_grpo.py", "step or stands or these_rows or microbatches or equal"): {
+    ("trainers/grpo.py", "trainers/test_grpo.py", "step or stands or these_rows or microbatches or equal"): {
         "grpo: every prompt once": (
             "[row for row in drawn for _ in range(size)]",
             "self.ppo.order.draw(len(drawn) * size)",
@@ -340,7 +348,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "grpo: advantages of other rows": ("advantages[rows]", "advantages[: len(rows)]"),
         "grpo: reference for old log-probs": ("old.logprobs,", "old.ref_logprobs,"),
     },
-    ("judging.py", "test_ppo.py", "reward or score or judge"): {
+    ("trainers/judging.py", "trainers/test_ppo.py", "reward or score or judge"): {
         "judge: a foreign reward model by tokens": (" and reward.backbone is backbone", ""),
         "judge: raw scores upside down": ("scores * reward.std + reward.mean", "scores / reward.std - reward.mean"),
         "judge: raw scores always": (
@@ -350,14 +358,14 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "judge: too few scores taken": ("len(answer) != len(own)", "len(answer) > len(own)"),
         "judge: infinite scores taken": ("if not bool(torch.isfinite(scores).all())", "if False"),
     },
-    ("intervals.py", "test_intervals.py", ""): {
+    ("book/intervals.py", "book/test_intervals.py", ""): {
         "interval: the textbook's": ("middle = (p + z * z / (2 * n)) / (1 + z * z / n)", "middle = p"),
         "interval: one-sided": ("z: float = 1.959964", "z: float = 1.644854"),
         "interval: out of range": ("max(0.0, middle - half)", "middle - half - 1e-9"),
         "wins: sides": ("1.0 if b > a", "1.0 if b < a"),
         "wins: a tie is lost": ("0.5 if b == a", "0.0 if b == a"),
     },
-    ("verifiable.py", "test_verifiable.py", ""): {
+    ("run/verifiable.py", "run/test_verifiable.py", ""): {
         "verifiable: first mark": (
             "Decimal(found[-1].translate(NO_DIGITS)) if found else None\n\n\ndef last",
             "Decimal(found[0].translate(NO_DIGITS)) if found else None\n\n\ndef last",
@@ -400,7 +408,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "labelers: neighbours only": ("combinations(self.responses, 2)", "zip(self.responses, self.responses[1:])"),
         "labelers: accuracy of the noise": ("sum(max(p, 1.0 - p) for p in chances)", "sum(chances)"),
     },
-    ("memory.py", "test_memory.py", "not pocket and not command_line"): {
+    ("run/memory.py", "run/test_memory.py", "not pocket and not command_line"): {
         "memory: no copy of what is trained in half precision": ("+ network * STEPPED * halves", ""),
         "memory: one moment": ("return gradients, 2 * trained", "return gradients, trained"),
         "memory: cache without the response": (
@@ -420,16 +428,16 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "memory: entropy without gradient": ("copies = ENTROPY_COPIES if config.entropy_coef else", "copies ="),
         "memory: never refused": ("if free is None or self.total <= free", "if True"),
     },
-    ("memory.py", "test_shapes.py", "plan or slice"): {
+    ("run/memory.py", "models/test_shapes.py", "plan or slice"): {
         "memory: attention of a single token": ("ROWS, SHORT = 1024, 2", "ROWS, SHORT = 1024, 1"),
         "memory: weights kept for the backward pass": (" if key not in weights) / tokens", ") / tokens"),
         "memory: copies of a slice": ("LOGITS_COPIES = 3", "LOGITS_COPIES = 4"),
         "memory: what a gradient adds to them": ("ENTROPY_COPIES = 5", "ENTROPY_COPIES = 6"),
     },
-    ("backbone.py", "test_shapes.py", "plan"): {
+    ("models/backbone.py", "models/test_shapes.py", "plan"): {
         "logits: never in slices": ("max(1, MAX_LOGITS //", "max(2**40, MAX_LOGITS //"),
     },
-    ("planning.py", "test_memory.py", "(second_judge or sft or widens) and not pocket"): {
+    ("run/planning.py", "run/test_memory.py", "(second_judge or sft or widens) and not pocket"): {
         "plan: no second judge": ("(config.second_judge, None)", "(None, None)"),
         "plan: a judge's backbone twice": ("weights = 0 if shared else", "weights = 0 if not shared else"),
         "plan: a published judge in half precision": ("count * (4 if on_cpu else 2)", "count * 2"),
@@ -439,11 +447,11 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "plan: what is left out counts": ("or not config.drop_longer] or found", "or True] or found"),
         "plan: no calibration": ("CALIBRATION_TOKENS // width)) * reward", "CALIBRATION_TOKENS // width)) * 0"),
     },
-    ("commands.py", "test_memory.py", "print_their"): {
+    ("run/commands.py", "run/test_memory.py", "print_their"): {
         "plan: never printed": ("    run.processes.say(plan.table())\n", ""),
         "plan: PPO's remedy for all": ("pick_device(config.device)), stage)", "pick_device(config.device)))"),
     },
-    ("distributed.py", "test_distributed.py", "exchange or three or reward_model or sft or same_bits"): {
+    ("parallel/processes.py", "parallel/test_processes.py", "exchange or three or reward_model or sft or same_bits"): {
         "processes: all take all rows": (
             "return rows[self.rank * len(rows) // self.size : (self.rank + 1) * len(rows) // self.size]",
             "return rows",
@@ -459,7 +467,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "processes: all for any": ("return any(self.gather([flag]))", "return all(self.gather([flag]))"),
         "processes: each keeps its own list": ("return [item for part in parts for item in part]", "return items"),
     },
-    ("shared_rollout.py", "test_distributed.py", "three or one_row or same_bits or sampling"): {
+    ("sampling/shared_rollout.py", "parallel/test_processes.py", "three or one_row or same_bits or sampling"): {
         "shared rollout: everybody's noise is the first's": (
             "noise=noise[mine.start : mine.stop]",
             "noise=noise[: len(mine)]",
@@ -471,13 +479,13 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             "pad_pairs(own * processes.size, responses",
         ),
     },
-    ("speaking.py", "test_cli.py", "chat_template_that"): {
+    ("run/speaking.py", "run/test_cli.py", "chat_template_that"): {
         "sample forgets the run's template": (
             "config.exists() and bool(load_yaml(config)",
             "False and bool(load_yaml(config)",
         ),
     },
-    ("drawing.py", "test_figures.py", ""): {
+    ("book/drawing.py", "book/test_figures.py", ""): {
         "points: no shape is hollow": ('if shape.endswith("-open")', "if False"),
         "points: a cross is an x": (
             '"cross": [(0, -5), (0, 5), (-5, 0), (5, 0)]',
@@ -489,50 +497,50 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "ticks: one whole number leaves no room": ("max(0.5 * abs(high), float(whole))", "0.5 * abs(high) or 1.0"),
         "ticks: shares in whole steps": ("whole = all(value == int(value) for value in known)", "whole = True"),
     },
-    ("figures.py", "test_figures.py", "points_differ or lines_differ"): {
+    ("book/figures.py", "book/test_figures.py", "points_differ or lines_differ"): {
         "points: one shape for all": ("SHAPES[index % len(SHAPES)]", "SHAPES[0]"),
         "points: another shape in the legend": ("point(x + 12, y - 4, color, shape)", "point(x + 12, y - 4, color)"),
         "lines: one dash for all": ("DASHES[index % len(DASHES)]", "DASHES[0]"),
     },
-    ("hub.py", "test_hub.py", ""): {
+    ("models/hub.py", "models/test_hub.py", ""): {
         "hub: a broken connection has no name": ('"TransportError" in', '"Nothing" in'),
         "hub: its HTTP library's errors are not caught": ("ValueError, HfHubHTTPError.__bases__[0])", "ValueError)"),
         "hub: pin prints the old name": ("Pinned(found.id, ", "Pinned(name, "),
         "hub: reachable asks another one": ("head(constants.ENDPOINT,", 'head("http://localhost:1",'),
     },
-    ("examples.py", "test_examples.py", ""): {
+    ("run/data.py", "run/test_data.py", ""): {
         "data set of another commit": ("if builder.hash != pinned.commit:", "if False:"),
         "data set looked up for each split": ("prepared(replace(pinned, split=None))", "prepared(pinned)"),
         "data set's own errors are not caught": ("(*HUB_ERRORS, exceptions.DatasetsError)", "HUB_ERRORS"),
     },
-    ("judges.py", "test_judges.py", ""): {
+    ("run/judges.py", "run/test_judges.py", ""): {
         "judge unchecked: published": ("        read_published(name)\n    else:", "        pass\n    else:"),
         "judge with several outputs": ("if labels != 1:", "if False:"),
         "judge with random weights": ('if report["missing_keys"]:', "if False:"),
     },
-    ("commands.py", "test_cli.py", "before_it_trains"): {
+    ("run/commands.py", "run/test_cli.py", "before_it_trains"): {
         "align: temperature unchecked": ("    check_temperature(ppo, how)\n", ""),
         "align: pairs unchecked": ("            load_pairs(how.pairs)\n", "            pass\n"),
         "align: second judge unchecked": ('check_judge(ppo.second_judge, ppo, "second_judge")', "pass"),
     },
-    ("adapters.py", "test_models.py", "no_hub_is_asked"): {
+    ("models/adapters.py", "models/test_actor_critic.py", "no_hub_is_asked"): {
         "adapter: PEFT asks the hub": (", save_embedding_layers=False", ""),
     },
-    ("machines.py", "test_machines.py", ""): {
+    ("run/machines.py", "run/test_machines.py", ""): {
         "capstone without a look at the hub": ("if not reachable():", "if False:"),
         "capstone without a look at datasets": ('if find_spec("datasets") is None:', "if False:"),
         "capstone without a GPU": ("if not torch.cuda.is_available():", "if False:"),
     },
-    ("experience.py", "test_ppo.py", "select or microbatch"): {
+    ("trainers/experience.py", "trainers/test_ppo.py", "select or microbatch"): {
         "experience of other rows": ("[rows, :", "[: len(rows), :"),
     },
-    ("memory.py", "test_sharding.py", "memory"): {
+    ("run/memory.py", "parallel/test_sharding.py", "memory"): {
         "plan of a whole model": ("divided - -(-divided // parts)", "0"),
     },
-    ("evaluation.py", "test_evaluation.py", ""): {
+    ("run/evaluation.py", "run/test_evaluation.py", ""): {
         "held-out pairs too long": ("    pairs = short_enough(pairs, config, backbone, ALONE)\n", ""),
     },
-    ("stages.py", "test_reward_training.py", "calibration"): {
+    ("run/stages.py", "trainers/test_reward.py", "calibration"): {
         "calibration all at once": ("max(1, CALIBRATION_TOKENS // (asked + longest))", "len(prompts)"),
         "calibration repeats its noise": ("seed=self.config.seed + len(answers)", "seed=self.config.seed"),
     },
@@ -554,8 +562,8 @@ def try_one(file: str, tests: str, which: str, right: str, wrong: str) -> str:
             "tiny.py",
             "conftest.py",
             "standin_hub.py",
-            "test_ppo.py",
-            "test_distributed.py",
+            "trainers/test_ppo.py",
+            "parallel/test_processes.py",
             tests,
         ):  # what others import
             (copy / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -594,7 +602,7 @@ def main(words: list[str]) -> int:
     ready = (hypothesis, peft, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
     assert all(ready)
     begin, survivors, count = time.perf_counter(), [], 0
-    control = try_one("training.py", "test_training.py", "", "torch", "torch")
+    control = try_one("trainers/optimizer.py", "trainers/test_optimizer.py", "", "torch", "torch")
     if control != "SURVIVED":
         print(f"the tests do not pass on an unchanged copy: {control}")
         return 1

@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
-from ppo_lib.training import Trainer
+from ppo_lib.trainers.optimizer import Trainer
 
 EOS, PAD = 0, 1  # ids in the byte-level vocabulary below
 MANY_EOS = [EOS, *range(2, 40)]  # so that answers end, and are of many lengths

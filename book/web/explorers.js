@@ -1,5 +1,5 @@
 /* Explorers: sliders over frames that ppo_lib computed. No formula lives here: this script counts which frame the
-   sliders point at, and shows it. The format of the data is described in ppo_lib/explorers/static.py. */
+   sliders point at, and shows it. The format of the data is described in ppo_lib/book/explorers/static.py. */
 (() => {
   const folder = document.currentScript.src.replace(/[^/]*$/, "");
   const alive = [];

@@ -5,8 +5,8 @@ with a written-down utility, and a gold score that knows the truth. Everything i
 :mod:`ppo_lib.pocket.build` rebuilds the stored weights from nothing.
 """
 
-from ppo_lib.backbone import Backbone
-from ppo_lib.models import RewardModel
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.pocket.comparisons import preference_pairs, rankings
 from ppo_lib.pocket.corpus import documents
 from ppo_lib.pocket.demonstrations import demonstrations

@@ -16,9 +16,8 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
-from ppo_lib.backbone import Backbone
-from ppo_lib.configuration import load_recipe, read_config
-from ppo_lib.models import RewardModel
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.pocket.comparisons import rank_all, sample_answers, save_answers
 from ppo_lib.pocket.demonstrations import demonstrations
 from ppo_lib.pocket.gold import gold_scores
@@ -27,10 +26,11 @@ from ppo_lib.pocket.pretrain import pretrain
 from ppo_lib.pocket.questions import prompts
 from ppo_lib.pocket.quiz import is_quiz
 from ppo_lib.pocket.tokenizer import train_tokenizer
-from ppo_lib.reward_training import RewardConfig, RewardTrainer
-from ppo_lib.rollout import generate_text
-from ppo_lib.sft import SFTConfig, SFTTrainer
-from ppo_lib.training import Trainer
+from ppo_lib.sampling.rollout import generate_text
+from ppo_lib.trainers.configuration import load_recipe, read_config
+from ppo_lib.trainers.optimizer import Trainer
+from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
+from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
 
 SFT_NAME = "pocket:sft"  # the name by which the stored reward adapter finds its backbone
 

@@ -12,10 +12,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from ppo_lib.backbone import Backbone
+from ppo_lib.models.backbone import Backbone
 from ppo_lib.pocket.labelers import Ranking, rank
 from ppo_lib.pocket.questions import prompts
-from ppo_lib.rollout import generate_text
+from ppo_lib.sampling.rollout import generate_text
 
 ANSWERS_FILE = "weights/answers.json.gz"
 RESPONSES = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.book.book import CHAPTERS, cells
+from tests.pages.book import CHAPTERS, cells
 
 pytestmark = pytest.mark.notebook
 STATES = ["exercise", "check", "solution"]

@@ -14,15 +14,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ppo_lib import pocket
-from ppo_lib.backbone import Backbone
-from ppo_lib.models import RewardModel
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.pocket.comparisons import sample_answers
 from ppo_lib.pocket.gold import verdict
 from ppo_lib.pocket.pretrain import pretrain, rows
 from ppo_lib.pocket.questions import find_question
 from ppo_lib.pocket.tokenizer import train_tokenizer
-from ppo_lib.reward_training import RewardConfig, RewardTrainer
-from ppo_lib.rollout import generate_text
+from ppo_lib.sampling.rollout import generate_text
+from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
 
 WEIGHTS = Path(str(resources.files("ppo_lib.pocket"))) / "weights"
 HELDOUT = pocket.prompts("heldout")

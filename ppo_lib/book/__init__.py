@@ -1,0 +1,1 @@
+"""What only the notebooks and pages use: figures, tables, exercises, recorded runs, explorers."""

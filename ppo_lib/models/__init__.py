@@ -1,0 +1,1 @@
+"""One language model in several roles: tokens, backbone, adapters, heads."""

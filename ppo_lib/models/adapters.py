@@ -1,0 +1,149 @@
+"""LoRA adapters on a causal language model: added, switched, saved, loaded, and merged into the weights.
+
+An adapter adds ``(alpha / rank) B A`` to the weight of every linear layer but the output head, ``A`` of ``rank`` rows
+and ``B`` of ``rank`` columns (Hu et al., 2021). PEFT does the work; here it is held to what this library needs.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ppo_lib.models.hub import pinned_model
+from ppo_lib.models.linear import quicken
+from ppo_lib.models.loading import load_tensors, read_json
+from ppo_lib.parallel.sharding import own_part, whole
+
+
+def adapter_names(causal_lm: PreTrainedModel) -> list[str]:
+    """The adapters that a model has."""
+    return list(getattr(causal_lm, "peft_config", {}))
+
+
+def adapter_parameters(causal_lm: PreTrainedModel, name: str) -> list[nn.Parameter]:
+    """The trainable tensors of one adapter."""
+    return [p for key, p in causal_lm.named_parameters() if f".{name}." in key and "lora_" in key]
+
+
+def adapter_dtype(weights: torch.dtype) -> torch.dtype:
+    """The precision in which an adapter computes on weights of a dtype; the optimizer steps a float32 copy of it.
+
+    On bfloat16 weights it is bfloat16: an adapter in float32 would keep a float32 copy of all that it reads. On float16
+    weights it is float32, since in float16 small gradients become 0.
+    """
+    return torch.float32 if weights == torch.float16 else weights
+
+
+def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alpha: int, seed: int) -> None:
+    """Add an adapter that changes nothing yet: ``B`` is 0.
+
+    Args:
+        causal_lm: the model, changed in place.
+        name: of the adapter.
+        base: name of the model, saved with the adapter.
+        rank: LoRA rank.
+        alpha: LoRA scale times rank.
+        seed: of the adapter's random half, ``A``.
+
+    Raises:
+        ValueError: the name is taken, or rank is below 1.
+    """
+    if rank < 1:
+        raise ValueError(f"lora_rank is {rank}, but must be 1 or more")
+    if name in adapter_names(causal_lm):
+        raise ValueError(f"adapter {name!r} is already there; load the backbone anew for another one")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are meant
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it for GPT-2
+        torch.manual_seed(seed)
+        causal_lm.add_adapter(config, adapter_name=name)
+    quicken(causal_lm)
+    for parameter in adapter_parameters(causal_lm, name):
+        parameter.data = parameter.data.to(adapter_dtype(causal_lm.dtype))
+
+
+def switch_adapter(module: nn.Module, name: str | None) -> None:
+    """Let one adapter act, or none, in a model or in a part of one."""
+    for layer in module.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(name is not None)
+            if name is not None:
+                layer.set_adapter(name)
+    for key, parameter in module.named_parameters():
+        if "lora_" in key:  # PEFT freezes what it switches off; a graph built before would lose its gradient
+            parameter.requires_grad_(True)
+
+
+def adapter_state(causal_lm: PreTrainedModel, name: str) -> dict[str, Any]:
+    """The tensors of one adapter, by the names that PEFT gives them in its files."""
+    # No embedding is ever adapted. Left to decide, PEFT would ask the hub about the base model's newest commit.
+    state: dict[str, Any] = get_peft_model_state_dict(causal_lm, adapter_name=name, save_embedding_layers=False)
+    return state
+
+
+def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path) -> None:
+    """Write one adapter as a PEFT folder: ``PeftModel.from_pretrained(base, folder)`` loads it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    state = adapter_state(causal_lm, name)
+    tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
+    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+    config: Any = causal_lm.peft_config[name]
+    pinned = pinned_model(base)  # transformers has put its own idea of the name there
+    config.base_model_name_or_path, config.revision = (pinned.name, pinned.commit) if pinned else (base, None)
+    config.save_pretrained(str(folder))
+    file = Path(folder) / "adapter_config.json"
+    written = json.loads(file.read_text())
+    written["target_modules"].sort()  # a set there: its order, and so the file, would change from process to process
+    file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path) -> None:
+    """Add an adapter and read its weights from a PEFT folder.
+
+    Raises:
+        ValueError: no adapter there, one of another kind, or one that was made for another architecture.
+    """
+    config = read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")
+    if config.get("use_rslora") or config.get("use_dora") or config.get("alpha_pattern"):
+        raise ValueError(f"the adapter in {str(folder)!r} scales in a way of its own; only plain LoRA is known here")
+    saved = load_tensors(Path(folder) / "adapter_model.safetensors")
+    tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
+    add_adapter(causal_lm, name, base, config["r"], config["lora_alpha"], seed=0)
+    wanted = {k: v.shape for k, v in adapter_state(causal_lm, name).items()}
+    if wanted != {k: v.shape for k, v in tensors.items()}:
+        causal_lm.delete_adapter(name)
+        raise ValueError(f"the adapter in {str(folder)!r} was made for another model than {base!r}")
+    set_peft_model_state_dict(causal_lm, tensors, adapter_name=name)
+
+
+def merged_model(causal_lm: PreTrainedModel, adapter: str | None) -> PreTrainedModel:
+    """A plain transformers model on the CPU: the weights, plus what the adapter adds to them (a new copy)."""
+    model = AutoModelForCausalLM.from_config(causal_lm.config, dtype=causal_lm.dtype)
+    state = {}
+    lora: dict[str, Any] = {key: m for key, m in causal_lm.named_modules() if isinstance(m, BaseTunerLayer)}
+    for key, tensor in causal_lm.state_dict().items():
+        if "lora_" in key:
+            continue
+        tensor = whole(own_part(tensor), tensor)  # of a model that is sharded
+        module = key.partition(".base_layer.")[0]
+        if adapter is not None and ".base_layer.weight" in key and module in lora:
+            tensor = tensor + lora[module].get_delta_weight(adapter).to(tensor.dtype)
+        state[key.replace(".base_layer.", ".")] = tensor.cpu()
+    model.load_state_dict(state)
+    model.generation_config = causal_lm.generation_config
+    return model

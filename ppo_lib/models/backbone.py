@@ -1,0 +1,277 @@
+"""The language model that everything else stands on: its hidden states, its log-probs, its LoRA adapters.
+
+Whichever adapter is switched on decides the role that the one set of weights plays; see
+:mod:`ppo_lib.models.actor_critic`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ppo_lib.models import adapters
+from ppo_lib.models.forward_check import check_forward
+from ppo_lib.models.linear import quicken
+from ppo_lib.models.loading import eos_token_ids, load_causal_lm
+from ppo_lib.models.recomputing import recomputed
+from ppo_lib.models.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
+from ppo_lib.parallel.processes import ALONE, Processes
+from ppo_lib.parallel.sharding import place
+
+# The language-model head turns H numbers per token into V. It runs over slices of this many logits, which are
+# recomputed in the backward pass, so that no (B, T, V) tensor is ever held: 2^26 float32 logits are 256 MiB.
+MAX_LOGITS = 2**26
+
+
+class Backbone(nn.Module):
+    """A causal language model with frozen weights and named LoRA adapters.
+
+    Args:
+        causal_lm: any ``AutoModelForCausalLM``.
+        tokenizer: its tokenizer.
+        name: where it came from; saved with adapters, so that they find their base again.
+        chat_template: put every prompt into the tokenizer's chat template.
+        processes: those that hold the model's parts together; by default it is whole.
+
+    Attributes:
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
+
+    Raises:
+        ValueError: no chat template where one is wanted, no EOS token, a model whose logits are not its output
+            embedding applied to its hidden states, or one that cannot do with padding on the left.
+    """
+
+    def __init__(
+        self,
+        causal_lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        chat_template: bool = False,
+        processes: Processes = ALONE,
+    ) -> None:
+        super().__init__()
+        if chat_template:
+            in_chat_form(tokenizer, "")  # refuses a tokenizer without a template
+        self.chat_template, self.processes = chat_template, processes if processes.sharded else ALONE
+        self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
+        self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
+        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
+        self.requires_grad_(False)
+        self.eval()
+        quicken(causal_lm)
+        self._adapter: str | None = None
+        self.gradient_checkpointing = False
+        check_forward(self)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        chat_template: bool = False,
+        processes: Processes = ALONE,
+    ) -> "Backbone":
+        """Load a model and its tokenizer onto a device; arguments and errors as :func:`load_causal_lm`.
+
+        Processes that want it sharded hold it together, a part each.
+        """
+        causal_lm, tokenizer = load_causal_lm(path, dtype)
+        place(causal_lm, device, processes.parts)
+        return cls(causal_lm, tokenizer, str(path), chat_template, processes)
+
+    def copy(self) -> "Backbone":
+        """Another backbone with the same weights and no adapter, on the same device."""
+        causal_lm = self.merged(None)
+        place(causal_lm, str(self.device), self.processes.parts)
+        copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.processes)
+        copy.gradient_checkpointing = self.gradient_checkpointing
+        return copy
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Take over the weights of a model of the same architecture.
+
+        Raises:
+            ValueError: no model there, or another architecture.
+        """
+        causal_lm, _ = load_causal_lm(folder, dtype=str(self.causal_lm.dtype).removeprefix("torch."))
+        old, new = self.causal_lm.state_dict(), causal_lm.state_dict()
+        if {key: tensor.shape for key, tensor in old.items()} != {key: tensor.shape for key, tensor in new.items()}:
+            raise ValueError(f"the model in {str(folder)!r} was made for another model than {self.name!r}")
+        self.causal_lm.load_state_dict(new)
+
+    def scalar_head(self) -> nn.Linear:
+        """A new linear head on the hidden states, ``(..., H)`` to ``(..., 1)``; it says 0 until it has learned."""
+        head = nn.Linear(self.hidden_size, 1, device=self.device, dtype=self.head_dtype)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return head
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal_lm.device
+
+    @property
+    def head_dtype(self) -> torch.dtype:
+        """Precision of heads and log-probs: at least float32, whatever the backbone's weights are."""
+        return torch.float64 if self.causal_lm.dtype == torch.float64 else torch.float32
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.causal_lm.get_input_embeddings().weight.shape[-1])  # type: ignore[index]
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens that prompt and response may have together, or None where the model sets no limit."""
+        return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in evaluation mode: with dropout on, the ratio is not 1 even before the first update."""
+        return super().train(False)
+
+    def encode_prompts(self, prompts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of prompts as this model reads them; see :func:`ppo_lib.models.tokens.encode_prompts`."""
+        return encode_prompts(self.tokenizer, prompts, max_length, self.chat_template)
+
+    def pair_ids(
+        self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of prompts and of finished responses; see :func:`ppo_lib.models.tokens.pair_ids`."""
+        eos = self.eos_token_ids[0]
+        return pair_ids(self.tokenizer, prompts, responses, eos, max_length, self.chat_template)
+
+    def encode_pairs(
+        self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
+    ) -> TokenBatch:
+        """A batch of finished prompt-response pairs on the model's device; errors as :meth:`pair_ids`."""
+        return pad_pairs(*self.pair_ids(prompts, responses, max_length), self.pad_token_id).to(self.device)
+
+    # ------------------------------------------------------------------------------------------------------ adapters
+
+    @property
+    def adapters(self) -> list[str]:
+        return adapters.adapter_names(self.causal_lm)
+
+    def add_adapter(self, name: str, rank: int = 8, alpha: int | None = None, seed: int = 0) -> None:
+        """Add a LoRA adapter on every linear layer but the output head; at first it changes nothing.
+
+        Args:
+            name: ``"policy"``, ``"critic"`` or ``"reward"`` in this library.
+            rank: LoRA rank.
+            alpha: LoRA scale times rank; ``2 * rank`` by default.
+            seed: of the adapter's random half.
+
+        Raises:
+            ValueError: the name is taken, or rank is below 1.
+        """
+        alpha = 2 * rank if alpha is None else alpha
+        adapters.add_adapter(self.causal_lm, name, self.name, rank, alpha, seed)
+        self._use(None)
+
+    def adapter_parameters(self, name: str) -> list[nn.Parameter]:
+        """The trainable tensors of one adapter."""
+        return adapters.adapter_parameters(self.causal_lm, name)
+
+    @contextmanager
+    def adapter(self, name: str | None) -> Iterator[None]:
+        """Play a role: with one adapter on, or with ``None`` as the plain backbone, which is the reference."""
+        if name is not None and name not in self.adapters:
+            raise ValueError(f"there is no adapter {name!r} here; the backbone has {self.adapters or 'none'}")
+        before = self._adapter
+        if name != before:
+            self._use(name)
+        try:
+            yield
+        finally:
+            if name != before:
+                self._use(before)
+
+    @property
+    def acting(self) -> str | None:
+        """The adapter that is on."""
+        return self._adapter
+
+    def _use(self, name: str | None) -> None:
+        adapters.switch_adapter(self.causal_lm, name)
+        self._adapter = name
+
+    def save_adapter(self, name: str, folder: str | Path) -> None:
+        """Write one adapter as a PEFT folder: ``PeftModel.from_pretrained(base, folder)`` loads it."""
+        adapters.write_adapter(self.causal_lm, name, self.name, folder)
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Add an adapter and read its weights from a PEFT folder.
+
+        Raises:
+            ValueError: no adapter there, or one that was made for another architecture.
+        """
+        adapters.read_adapter(self.causal_lm, name, self.name, folder)
+        self._use(None)
+
+    def merged(self, adapter: str | None) -> PreTrainedModel:
+        """A plain transformers model in which the adapter has been added to the weights (a new copy)."""
+        return adapters.merged_model(self.causal_lm, adapter)
+
+    # --------------------------------------------------------------------------------------- hidden states, log-probs
+
+    @property
+    def body(self) -> nn.Module:
+        """The model below its output head."""
+        return self.causal_lm.base_model
+
+    def hidden_states(self, batch: TokenBatch, adapter: str | None = None) -> Tensor:
+        """Last hidden states ``(B, P + T, H)`` of a batch, in the given role.
+
+        With ``gradient_checkpointing`` set, a gradient costs one more forward pass and keeps little more than one
+        block's activations at a time.
+        """
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        with self.adapter(adapter), recomputed(self, adapter) if again else nullcontext():
+            return self.body(
+                input_ids=batch.sequences,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+            ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``(..., V)`` of hidden states ``(..., H)``, in at least float32."""
+        logits = self.causal_lm.get_output_embeddings()(hidden)
+        logits = logits.to(self.head_dtype)
+        cap = getattr(self.causal_lm.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def token_logprobs(
+        self, hidden: Tensor, tokens: Tensor, mask: Tensor, temperature: float = 1.0, entropy_grad: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-prob of each token and entropy of each distribution, without holding ``(B, T, V)`` logits.
+
+        Args:
+            hidden: ``(B, T, H)``, the state before each token.
+            tokens: ``(B, T)``.
+            mask: ``(B, T)``; padding is not computed at all.
+            temperature: the one that was sampled with; log-probs are those of the sampled distribution.
+            entropy_grad: whether the entropy carries a gradient.
+
+        Returns:
+            log-probs and entropies, ``(B, T)`` each, zero in the padding.
+        """
+        keep = mask.bool()
+        slices = hidden[keep].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))
+
+        def score(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+            logp = torch.log_softmax(self.logits(states) / temperature, dim=-1)
+            spread = logp if entropy_grad else logp.detach()
+            return logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1), -(spread.exp() * spread).sum(-1)
+
+        recompute = torch.is_grad_enabled() and len(slices) > 1
+        parts = []
+        for states, ids in zip(slices, tokens[keep].split(len(slices[0])), strict=True):
+            parts.append(checkpoint(score, states, ids, use_reentrant=False) if recompute else score(states, ids))
+        flat = [torch.cat(column) for column in zip(*parts, strict=True)]
+        logprobs, entropy = (x.new_zeros(keep.shape).masked_scatter(keep, x) for x in flat)
+        return logprobs, entropy

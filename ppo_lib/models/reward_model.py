@@ -1,0 +1,124 @@
+"""The reward model: one score for a whole response, learned from comparisons."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ppo_lib.formulas.rewards import last_token_index
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.loading import base_name, load_tensors, resolve
+from ppo_lib.models.tokens import TokenBatch
+
+
+class RewardModel(nn.Module):
+    """A scalar score for a whole response: own LoRA adapter, and a linear head on the last counted token.
+
+    The raw score has no zero and no unit, since Bradley-Terry sees only differences. :meth:`calibrate` fixes both.
+
+    Args:
+        backbone: may be shared with an :class:`ActorCritic`, or be one of its own.
+        lora_rank: of the adapter.
+        seed: of the adapter's random half.
+    """
+
+    def __init__(self, backbone: Backbone, lora_rank: int = 8, seed: int = 0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        if "reward" not in backbone.adapters:
+            backbone.add_adapter("reward", rank=lora_rank, seed=seed)
+        self.head = backbone.scalar_head()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros((), device=backbone.device))
+        self.register_buffer("std", torch.ones((), device=backbone.device))
+
+    def parameters_to_train(self) -> list[nn.Parameter]:
+        """The adapter and the head."""
+        return [*self.backbone.adapter_parameters("reward"), *self.head.parameters()]
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Raw scores ``(B,)``, read at each response's last counted token (never at a pad token)."""
+        hidden = self.backbone.hidden_states(batch, "reward")
+        last = batch.prompt_width + last_token_index(batch.mask)
+        states = hidden[torch.arange(len(batch), device=last.device), last]  # (B, H)
+        return self.head(states.to(self.head.weight.dtype)).squeeze(-1)
+
+    @torch.no_grad()
+    def score_batch(self, batch: TokenBatch, microbatch: int = 64) -> Tensor:
+        """Normalised scores ``(B,)``: ``(raw - mean) / std``."""
+        rows = torch.arange(len(batch), device=batch.sequences.device).split(microbatch)
+        raw = torch.cat([self(batch.select(r)) for r in rows])
+        return (raw - self.mean) / self.std
+
+    def scores(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None
+    ) -> list[float]:
+        """Normalised scores of responses given as text.
+
+        Args:
+            prompts: texts.
+            responses: texts.
+            finished: whether each response came to its end; one that was cut off is read without an EOS, just as
+                :meth:`score_batch` reads its tokens. All are finished by default.
+
+        Raises:
+            ValueError: a prompt and response longer than the model's context.
+        """
+        backbone, limit = self.backbone, self.backbone.context_length
+        batch = backbone.encode_pairs(prompts, responses)
+        if finished is not None:  # the EOS is the last token; a response that is nothing else keeps it
+            cut_off = ~torch.tensor(finished, dtype=torch.bool, device=backbone.device)
+            batch.response_lengths -= (cut_off & (batch.response_lengths > 1)).long()
+        lengths = batch.prompt_lengths + batch.response_lengths
+        if limit is not None and int(lengths.max()) > limit:
+            row = int(lengths.argmax())
+            raise ValueError(
+                f"pair {row} ({prompts[row][:40]!r}...) has {int(lengths[row])} tokens, but the context of the reward "
+                f"model's backbone {backbone.name!r} is {limit}; lower max_new_tokens or drop the prompt"
+            )
+        return self.score_batch(batch).tolist()
+
+    def calibrate(self, prompts: Sequence[str], responses: Sequence[str]) -> None:
+        """Fit mean and standard deviation on these responses: give samples of the SFT model, PPO's starting point.
+
+        Raises:
+            ValueError: fewer than two responses, or all scores equal.
+        """
+        self.mean.zero_()
+        self.std.fill_(1.0)
+        raw = torch.tensor(self.scores(prompts, responses), dtype=torch.float64)
+        if len(raw) < 2 or float(raw.std()) == 0:
+            raise ValueError(f"{len(raw)} responses with scores that do not differ cannot fix a scale; give more")
+        self.mean.fill_(float(raw.mean()))
+        self.std.fill_(float(raw.std()))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the adapter as a PEFT folder, and head and normalisation as safetensors."""
+        self.backbone.save_adapter("reward", folder)
+        tensors = {**{f"head.{k}": v for k, v in self.head.state_dict().items()}, "mean": self.mean, "std": self.std}
+        save_file({k: v.detach().cpu() for k, v in tensors.items()}, Path(folder) / "reward_head.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, backbone: Backbone | None = None) -> "RewardModel":
+        """Load what :meth:`save_pretrained` wrote.
+
+        Args:
+            folder: where it lies, or ``"pocket"``.
+            backbone: share this one; ``None`` loads the one that the adapter names.
+
+        Raises:
+            ValueError: no such folder, or it was made for another backbone.
+        """
+        folder = resolve("pocket:reward") if str(folder) == "pocket" else Path(folder)
+        if backbone is None:
+            backbone = Backbone.from_pretrained(base_name(folder))
+        backbone.load_adapter("reward", folder)
+        model = cls(backbone)
+        tensors = load_tensors(Path(folder) / "reward_head.safetensors")
+        model.head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
+        model.mean.copy_(tensors["mean"])
+        model.std.copy_(tensors["std"])
+        return model

@@ -1,0 +1,225 @@
+"""Token batches with explicit lengths.
+
+Prompts end, and responses begin, at one common column: prompts are padded on the left, responses on the right.
+Lengths are stored, never inferred from the pad id, so a tokenizer whose pad token *is* its EOS loses nothing::
+
+      0         P = prompt_width        P + T
+      | . . x x x | y y y y <eos> . . |         . padding   x prompt   y response
+                  ^ response_lengths counts these, the EOS included
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class TokenBatch:
+    """Prompts and responses of one batch.
+
+    Attributes:
+        sequences: ``(B, P + T)`` token ids.
+        prompt_lengths: ``(B,)`` real prompt tokens.
+        response_lengths: ``(B,)`` counted response tokens, the EOS included where there is one.
+        prompt_width: ``P``, the column where every response begins.
+    """
+
+    sequences: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+    prompt_width: int
+
+    def __post_init__(self) -> None:
+        rows, width = self.sequences.shape
+        if self.prompt_lengths.shape != (rows,) or self.response_lengths.shape != (rows,):
+            raise ValueError(
+                f"prompt_lengths has shape {tuple(self.prompt_lengths.shape)} and response_lengths "
+                f"{tuple(self.response_lengths.shape)}, but both must be ({rows},) like the rows of sequences"
+            )
+        if bool((self.prompt_lengths < 1).any()) or int(self.prompt_lengths.max()) > self.prompt_width:
+            raise ValueError("prompt_lengths must lie in [1, prompt_width]: a first token needs a state before it")
+        if int(self.response_lengths.min()) < 0 or int(self.response_lengths.max()) > width - self.prompt_width:
+            raise ValueError(f"response_lengths must lie between 0 and T = {width - self.prompt_width}")
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def responses(self) -> Tensor:
+        """``(B, T)`` token ids of the responses."""
+        return self.sequences[:, self.prompt_width :]
+
+    @property
+    def mask(self) -> Tensor:
+        """``(B, T)`` float, 1 where a response token counts."""
+        columns = torch.arange(self.responses.shape[1], device=self.sequences.device)
+        return (columns < self.response_lengths.unsqueeze(1)).float()
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """``(B, P + T)`` integers, 1 on every real token of prompt and response."""
+        columns = torch.arange(self.sequences.shape[1], device=self.sequences.device)
+        first = (self.prompt_width - self.prompt_lengths).unsqueeze(1)
+        last = (self.prompt_width + self.response_lengths).unsqueeze(1)
+        return ((columns >= first) & (columns < last)).long()
+
+    @property
+    def position_ids(self) -> Tensor:
+        """``(B, P + T)`` positions that count real tokens only, so that padding moves nothing."""
+        return (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+    @property
+    def labels(self) -> Tensor:
+        """``(B, P + T)`` token ids with -100 outside the response, for :func:`ppo_lib.formulas.losses.sft_loss`."""
+        labels = torch.full_like(self.sequences, -100)
+        labels[:, self.prompt_width :] = self.responses.masked_fill(self.mask == 0, -100)
+        return labels
+
+    def select(self, rows: Tensor) -> "TokenBatch":
+        """The given rows, with the columns that are padding in all of them cut off."""
+        prompt_lengths, response_lengths = self.prompt_lengths[rows], self.response_lengths[rows]
+        width = int(prompt_lengths.max())
+        first, last = self.prompt_width - width, self.prompt_width + int(response_lengths.max())
+        return TokenBatch(self.sequences[rows, first:last], prompt_lengths, response_lengths, width)
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        """The same batch on another device."""
+        return TokenBatch(
+            self.sequences.to(device),
+            self.prompt_lengths.to(device),
+            self.response_lengths.to(device),
+            self.prompt_width,
+        )
+
+
+def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """The prompt as a chat model was trained to read it: a user's message, and the head of the answer.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the tokenizer has no chat template, so chat_template: true cannot work; set chat_template: false, or take "
+            "the model's -Instruct version"
+        )
+    message = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int | None = None, chat: bool = False
+) -> list[list[int]]:
+    """Token ids of each prompt, as a response would follow it (an EOS that the tokenizer appends is taken off).
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        prompts: texts.
+        max_length: refuse prompts of more tokens than this.
+        chat: put each prompt into the tokenizer's chat template, which brings its own special tokens.
+
+    Raises:
+        ValueError: no prompt, an empty one, or one that is too long, with its number and beginning.
+    """
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one text")
+    texts = [in_chat_form(tokenizer, prompt) for prompt in prompts] if chat else list(prompts)
+    rows = [list(ids) for ids in tokenizer(texts, add_special_tokens=not chat)["input_ids"]]
+    for i, (ids, text) in enumerate(zip(rows, prompts, strict=True)):
+        if not chat and tokenizer.eos_token_id is not None and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+            ids.pop()
+        if not ids:
+            raise ValueError(f"prompt {i} ({text[:40]!r}) has no token; a response needs something to answer")
+        if max_length is not None and len(ids) > max_length:
+            raise ValueError(
+                f"prompt {i} ({text[:40]!r}...) has {len(ids)} tokens, but at most {max_length} fit; shorten or drop it"
+            )
+    return rows
+
+
+def pad_pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_token_id: int) -> TokenBatch:
+    """Put token ids of prompts and responses into one batch.
+
+    Raises:
+        ValueError: different numbers of prompts and responses, none at all, or an empty prompt.
+    """
+    if len(prompts) != len(responses) or not prompts:
+        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; give the same number, at least one")
+    width, length = max(map(len, prompts)), max(map(len, responses))
+    sequences = torch.full((len(prompts), width + length), pad_token_id)
+    for row, prompt, response in zip(sequences, prompts, responses, strict=True):
+        row[width - len(prompt) : width] = torch.tensor(prompt)
+        row[width : width + len(response)] = torch.tensor(response)
+    return TokenBatch(
+        sequences,
+        torch.tensor([len(p) for p in prompts]),
+        torch.tensor([len(r) for r in responses]),
+        width,
+    )
+
+
+def pair_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    eos_token_id: int,
+    max_length: int | None = None,
+    chat: bool = False,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of prompts and of finished responses, which end with the EOS.
+
+    Raises:
+        ValueError: as :func:`encode_prompts`, another number of responses than prompts, or a pair that is too long.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; give the same number")
+    prompt_ids = encode_prompts(tokenizer, prompts, chat=chat)
+    response_ids = [[*ids, eos_token_id] for ids in tokenizer(list(responses), add_special_tokens=False)["input_ids"]]
+    for i, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
+        if max_length is not None and len(prompt) + len(response) > max_length:
+            raise ValueError(
+                f"pair {i} ({prompts[i][:40]!r}...) has {len(prompt) + len(response)} tokens, "
+                f"but at most {max_length} fit; shorten or drop it"
+            )
+    return prompt_ids, response_ids
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    eos_token_id: int,
+    pad_token_id: int,
+    max_length: int | None = None,
+    chat: bool = False,
+) -> TokenBatch:
+    """A batch of finished prompt-response pairs: each response ends with the EOS.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        prompts: texts.
+        responses: texts, one per prompt; the EOS is appended here.
+        eos_token_id: the id that ends a response.
+        pad_token_id: any id; what stands in the padding is never read.
+        max_length: refuse pairs of more tokens than this.
+        chat: put each prompt into the tokenizer's chat template.
+
+    Raises:
+        ValueError: as :func:`pair_ids`.
+    """
+    return pad_pairs(*pair_ids(tokenizer, prompts, responses, eos_token_id, max_length, chat), pad_token_id)
+
+
+def decode_responses(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:
+    """The text of each response: its counted tokens, special tokens such as the EOS left out."""
+    rows = [row[:n].tolist() for row, n in zip(batch.responses, batch.response_lengths.tolist(), strict=True)]
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rows]
+
+
+def decode_prompts(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:
+    """The text of each prompt, special tokens left out."""
+    rows = zip(batch.sequences[:, : batch.prompt_width], batch.prompt_lengths.tolist(), strict=True)
+    return [str(tokenizer.decode(row[len(row) - n :].tolist(), skip_special_tokens=True)) for row, n in rows]

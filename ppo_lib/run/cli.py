@@ -1,0 +1,138 @@
+"""The command line.
+
+    python -m ppo_lib train sft|reward|ppo --config FILE | --recipe pocket  --out DIR  [--set key=value ...] [--resume]
+    python -m ppo_lib align --recipe pocket --out DIR       all three stages, then a table and an HTML report
+    python -m ppo_lib sample --model DIR --prompt TEXT      let a model answer
+    python -m ppo_lib export openrlhf|verl --recipe pocket  PPO's configuration in another trainer's words
+    python -m ppo_lib report DIR                            curves and samples of a run as one HTML file
+    python -m ppo_lib pin OWNER/NAME [--dataset]            pin a model or data set of the hub to its commit
+
+Exit codes: 0 done; 2 bad input, told in one line; 1 a fault; 130 stopped by Ctrl-C, 143 by SIGTERM.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from ppo_lib.parallel.processes import ProcessLost, missing, of_an_exchange
+from ppo_lib.run.commands import run_align, run_export, run_pin, run_report, run_sample, run_train
+from ppo_lib.run.driving import Interrupted
+from ppo_lib.run.exports import TARGETS
+from ppo_lib.run.stages import CONFIGS
+from ppo_lib.run.trackers import TRACKERS
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and where to find help; exit with 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be 1 or more")
+    return number
+
+
+def make_parser() -> Parser:
+    """Commands and options."""
+    parser = Parser(prog="ppo_lib", description="PPO for language models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|align|sample|report|export|pin")
+    configured = Parser(add_help=False)
+    source = configured.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--config", metavar="FILE", help="a YAML file with the stage's keys, or with a section per stage"
+    )
+    source.add_argument("--recipe", metavar="NAME", help="a configuration that comes with the package: pocket")
+    configured.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key; may be repeated"
+    )
+    training = Parser(add_help=False, parents=[configured])
+    training.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    training.add_argument("--resume", action="store_true", help="go on with the run that the folder holds")
+    training.add_argument("--log", choices=TRACKERS, help="send the metrics there as well")
+    training.add_argument(
+        "--checkpoint-every",
+        type=positive,
+        metavar="N",
+        help="iterations between checkpoints; default: about 20 seconds",
+    )
+    training.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    train = commands.add_parser("train", parents=[training], help="train one stage")
+    train.add_argument("stage", choices=list(CONFIGS))
+    train.set_defaults(run=run_train)
+    align = commands.add_parser("align", parents=[training], help="SFT, reward model and PPO, one after the other")
+    align.set_defaults(run=run_align)
+    sample = commands.add_parser("sample", help="let a model answer")
+    sample.add_argument("--model", required=True, metavar="DIR", help="a run folder, a model folder, or pocket:sft")
+    sample.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be repeated")
+    sample.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (64)")
+    sample.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token")
+    sample.add_argument("--seed", type=int, default=0, help="of the sampling")
+    sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    sample.add_argument(
+        "--chat-template",
+        action=argparse.BooleanOptionalAction,
+        help="put prompts into the tokenizer's chat template (default: as the run that made the model did)",
+    )
+    sample.set_defaults(run=run_sample)
+    report = commands.add_parser("report", help="curves and samples of a run as one HTML file")
+    report.add_argument("folder", type=Path, metavar="DIR")
+    report.set_defaults(run=run_report)
+    export = commands.add_parser("export", parents=[configured], help="PPO's configuration for another trainer")
+    export.add_argument("target", choices=list(TARGETS))
+    export.set_defaults(run=run_export)
+    pin = commands.add_parser("pin", help="the commit of a model or data set of the hub, to be written behind its name")
+    pin.add_argument("name", metavar="OWNER/NAME")
+    pin.add_argument("--dataset", action="store_true", help="it is a data set")
+    pin.set_defaults(run=run_pin)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    rank = os.environ.get("RANK", "0")
+    name = "ppo_lib" if rank == "0" else f"ppo_lib (process {rank})"
+    try:
+        options.run(options)
+    except Interrupted as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        return 128 + stop.signal
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; a run can go on with --resume", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except ProcessLost as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return 1
+    except torch.OutOfMemoryError as error:
+        first = str(error).splitlines()[0]
+        print(f"{name}: out of memory ({first}); lower microbatch: same result, less memory", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not of_an_exchange(error):
+            raise
+        print(f"{name}: {missing(error)}", file=sys.stderr, flush=True)
+        return 1
+    except BrokenPipeError:  # the reader of the output went away, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError) as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""What the commands of the command line do; :mod:`ppo_lib.run.cli` parses their options."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppo_lib.models.hub import current
+from ppo_lib.parallel.processes import Processes
+from ppo_lib.run.data import load_pairs, load_prompts
+from ppo_lib.run.diagnostics import diagnose
+from ppo_lib.run.driving import drive
+from ppo_lib.run.evaluation import (
+    EvaluationConfig,
+    before_and_after,
+    check_temperature,
+    format_table,
+    load_evaluation,
+    reward_accuracy,
+    save_evaluation,
+)
+from ppo_lib.run.exports import TARGETS, as_script
+from ppo_lib.run.folders import RunFolder
+from ppo_lib.run.judges import check_judge
+from ppo_lib.run.memory import free_memory
+from ppo_lib.run.planning import memory_plan
+from ppo_lib.run.report import write_report
+from ppo_lib.run.speaking import load_speaker
+from ppo_lib.run.stages import CONFIGS, build, describe_batches, pick_device
+from ppo_lib.run.trackers import check_tracker, tracker
+from ppo_lib.sampling.rollout import generate_text
+from ppo_lib.trainers.configuration import apply_overrides, load_recipe, load_yaml, read_config, suggestion, to_mapping
+from ppo_lib.trainers.options import ConfigError
+
+SECTIONS = {*CONFIGS, "evaluation"}
+
+
+def read_sections(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Keys and values of ``--config`` or ``--recipe``, and its name for errors."""
+    if options.recipe is not None:
+        return load_recipe(options.recipe), f"recipe {options.recipe}"
+    return load_yaml(options.config), Path(options.config).name
+
+
+def section_of(mapping: dict[str, Any], stage: str, where: str) -> dict[str, Any]:
+    """Keys and values of one stage's section; an empty section is all defaults."""
+    section = mapping[stage]
+    if section is not None and not isinstance(section, dict):
+        raise ConfigError(f"{where}: section {stage} is {section!r}, but must hold keys and values")
+    return dict(section or {})
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """``train``: one stage."""
+    stage, config = options.stage, read_stage(options, options.stage)
+    processes = Processes.launched(config.device)
+    run_stage(stage, config, RunFolder(options.out, options.resume, processes), options)
+    processes.say(f"Curves and samples: python -m ppo_lib report {options.out}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """``export``: print PPO's configuration as another trainer's command."""
+    config = read_stage(options, "ppo")
+    print(as_script(TARGETS[options.target](to_mapping(config))), end="")
+
+
+def read_stage(options: argparse.Namespace, stage: str) -> Any:
+    """The configuration of one stage from ``--config`` or ``--recipe`` and ``--set``."""
+    mapping, where = read_sections(options)
+    if mapping and set(mapping) <= SECTIONS:  # a file with sections, such as a recipe
+        if stage not in mapping:
+            raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
+        mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
+    return read_config(CONFIGS[stage], apply_overrides(mapping, options.set), where)
+
+
+def run_stage(
+    stage: str,
+    config: Any,
+    run: RunFolder,
+    options: argparse.Namespace,
+    sft: Path | None = None,
+    reward: Path | None = None,
+    when_built: Callable[[], None] | None = None,
+) -> None:
+    """Build a stage and run it to its end in its folder; nothing is written before it is known to fit together.
+
+    Args:
+        stage, config, sft, reward: as :func:`ppo_lib.run.stages.build` takes them.
+        run: the stage's folder.
+        options: of the command line.
+        when_built: called once everything is loaded and before anything is written.
+    """
+    check_tracker(options.log)
+    if run.finished:
+        run.begin(to_mapping(config))  # refuses another configuration
+        run.processes.say(f"{stage}: already done, the model is in {run.model}")
+        return
+    plan = memory_plan(stage, config, sft, reward, run.processes)  # before any weights are read
+    plan.check(free_memory(run.processes.device or pick_device(config.device)), stage)
+    trainer = build(stage, config, sft, reward, run.processes)
+    run.processes.say(f"{stage}: {describe_batches(config, trainer.iterations, run.processes)}")
+    run.processes.say(plan.table())
+    if when_built is not None:
+        when_built()
+    run.begin(to_mapping(config))
+    with tracker(options.log if run.processes.first else None, run.path, to_mapping(config)) as log:
+        for metrics in drive(trainer, run, options.checkpoint_every, progress=not options.quiet):
+            log(metrics)
+    for finding in diagnose(run.metrics(), to_mapping(config)):
+        run.processes.say(f"  {finding}")
+    run.processes.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {run.model}")
+
+
+def run_align(options: argparse.Namespace) -> None:
+    """``align``: the stages of a recipe, each standing on the one before; then the table and the report."""
+    mapping, where = read_sections(options)
+    configs, how = read_recipe(apply_overrides(mapping, spread(options.set, mapping)), where)
+    check_tracker(options.log)
+    folder: Path = options.out
+    processes = Processes.launched(configs["ppo"].device)
+    if processes.sharded:
+        raise ConfigError(
+            "align ends by measuring with whole models in one process, so it does not go with FSDP; "
+            "use train sft, train reward and train ppo, one after the other"
+        )
+    whole = RunFolder(folder, options.resume, processes)
+    everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
+    whole.check(everything)
+    check_inputs(configs, how)
+    runs = {stage: RunFolder(folder / stage, resume=True, processes=processes) for stage in configs}
+    done: dict[str, Path] = {}  # the models so far
+    for stage, config in configs.items():
+        begin = None if done else lambda: whole.begin(everything)
+        run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), when_built=begin)
+        done[stage] = runs[stage].model
+    if not processes.first:
+        return
+    result = load_evaluation(folder / "evaluation.json")
+    if result is None:
+        result = before_and_after(configs["ppo"], done["ppo"], done.get("sft"), done.get("reward"), how)
+        if "reward" in done:
+            result["reward_accuracy"] = reward_accuracy(configs["reward"], done["reward"], done["sft"], how)
+        save_evaluation(folder / "evaluation.json", result)
+    print("\n" + format_table(result))
+    print(f"\nReport: {write_report(folder)}")
+
+
+def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
+    """Read what later stages and the measuring will need, so that a fault shows now and not after hours of training.
+
+    Raises:
+        ValueError: data or a judge that cannot be had, or a temperature that cannot be measured at.
+    """
+    ppo = configs["ppo"]
+    check_temperature(ppo, how)
+    if "reward" in configs:
+        load_pairs(configs["reward"].data)
+        if how.pairs is not None:
+            load_pairs(how.pairs)
+    load_prompts(ppo.prompts)
+    load_prompts(how.prompts or ppo.prompts, "heldout")
+    if ppo.second_judge is not None:
+        check_judge(ppo.second_judge, ppo, "second_judge")
+
+
+def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
+    """Settings of ``align``: ``key=value`` without a section goes to every stage that has the key.
+
+    Raises:
+        ConfigError: no stage has it.
+    """
+    result = []
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        owners = [stage for stage, cls in CONFIGS.items() if stage in sections and key in field_names(cls)]
+        if "." not in key and "=" in setting and not owners and key not in sections:
+            known = sorted({name for cls in CONFIGS.values() for name in field_names(cls)})
+            raise ConfigError(f"--set {setting!r}: no stage has the key {key!r}; {suggestion(key, known)}")
+        result += [f"{stage}.{setting}" for stage in owners] or [setting]
+    return result
+
+
+def field_names(cls: type) -> list[str]:
+    """The keys of a configuration."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], EvaluationConfig]:
+    """The configurations of a recipe's stages, in order, and of the measuring at its end.
+
+    A recipe has all three stages, or PPO alone where a reward needs no training. What a stage stands on is what the
+    stage before has made, whatever its section says.
+
+    Raises:
+        ConfigError: other sections, or a section that cannot be used.
+    """
+    stages = set(mapping) - {"evaluation"}
+    if stages not in (set(CONFIGS), {"ppo"}):
+        needed = f"align needs {', '.join(CONFIGS)}, or ppo alone"
+        raise ConfigError(f"{where}: has the sections {sorted(mapping)}, but {needed}")
+    standing = {"reward": {"model": "../sft/model"}}
+    if "reward" in stages:
+        standing["ppo"] = {"model": "../sft/model", "reward_model": "../reward/model"}
+    configs: dict[str, Any] = {
+        stage: read_config(
+            cls, section_of(mapping, stage, where) | standing.get(stage, {}), f"{where}, section {stage}"
+        )
+        for stage, cls in CONFIGS.items()
+        if stage in stages
+    }
+    section = section_of(mapping, "evaluation", where) if "evaluation" in mapping else {}
+    return configs, read_config(EvaluationConfig, section, f"{where}, section evaluation")
+
+
+def run_sample(options: argparse.Namespace) -> None:
+    """``sample``: print each answer, after its prompt where there are several."""
+    backbone, adapter = load_speaker(options.model, pick_device(options.device), options.chat_template)
+    answers = generate_text(
+        backbone, options.prompt, options.max_new_tokens, options.temperature, adapter, options.seed
+    )
+    for prompt, answer in zip(options.prompt, answers, strict=True):
+        print(f"{prompt} -> {answer}" if len(answers) > 1 else answer)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """``report``: write ``report.html`` into the run's folder."""
+    print(write_report(options.folder))
+
+
+def run_pin(options: argparse.Namespace) -> None:
+    """``pin``: print a repository's name with the commit that the hub gives for it today."""
+    found = current(options.name, "dataset" if options.dataset else "model")
+    print(f"{found.name}@{found.commit}" + (":train" if options.dataset else ""))

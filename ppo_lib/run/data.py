@@ -1,0 +1,208 @@
+"""What the stages learn from: demonstrations, comparisons, prompts and problems, from wherever a configuration says.
+
+A source is one text:
+
+* ``pocket``: the pocket atlas;
+* ``stories:FOLDER``: :mod:`ppo_lib.run.stories`;
+* ``OWNER/NAME[/CONFIG]@COMMIT:SPLIT``: a data set of the hub, at that commit (needs the package ``datasets``);
+* anything else: a JSONL file.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ppo_lib import pocket
+from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
+from ppo_lib.run import stories
+from ppo_lib.trainers.options import ConfigError
+
+# Under which names data sets keep what is looked for; the first that a row has is taken.
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "question", "instruction"),
+    "response": ("response", "answer", "completion", "messages", "chosen"),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "answer": ("answer", "solution"),
+}
+
+
+def load_demonstrations(source: str) -> list[tuple[str, str]]:
+    """Pairs of prompt and response.
+
+    Args:
+        source: see the module.
+
+    Raises:
+        ConfigError: data that cannot be had, is empty, or lacks one of these texts; names the line or row.
+    """
+    if source == "pocket":
+        return pocket.demonstrations()
+    if folder := stories_folder(source):
+        return stories.demonstrations(folder)
+    return [(prompt, response) for prompt, response in read_texts(source, ("prompt", "response"))]
+
+
+def load_pairs(source: str, split: str = "train") -> list[tuple[str, str, str]]:
+    """Comparisons ``(prompt, chosen, rejected)``.
+
+    Args:
+        source: see the module.
+        split: ``train`` or ``heldout``, for ``pocket`` and ``stories``; other sources have one split each.
+
+    Raises:
+        ConfigError: as :func:`load_demonstrations`.
+    """
+    if source == "pocket":
+        return pocket.preference_pairs(split)
+    if folder := stories_folder(source):
+        return stories.preference_pairs(folder, split)
+    return [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"))]
+
+
+def load_prompts(source: str, split: str = "train") -> list[str]:
+    """Prompts to practise on; arguments and errors as :func:`load_pairs`."""
+    if source == "pocket":
+        return pocket.prompts(split)
+    if folder := stories_folder(source):
+        return stories.prompts(folder, split)
+    return [prompt for (prompt,) in read_texts(source, ("prompt",))]
+
+
+def load_problems(source: str) -> list[tuple[str, str]]:
+    """Pairs of prompt and the known answer, for :class:`ppo_lib.run.verifiable.ExactAnswer`; errors as above."""
+    if source == "pocket" or stories_folder(source):
+        raise ConfigError(f"{source!r} has no exact answers; give a JSONL file or data set of prompt and answer")
+    return [(prompt, answer) for prompt, answer in read_texts(source, ("prompt", "answer"))]
+
+
+def stories_folder(source: str) -> str | None:
+    """The folder of ``stories:FOLDER``, or None."""
+    return source.removeprefix("stories:") if source.startswith("stories:") else None
+
+
+def read_texts(source: str, keys: Sequence[str]) -> list[list[str]]:
+    """The texts under ``keys`` of every row; other columns are ignored.
+
+    Raises:
+        ConfigError: as :func:`load_demonstrations`.
+    """
+    pinned = pinned_data(source)
+    is_file = Path(source).exists() or source.endswith((".jsonl", ".json"))
+    if pinned is None and not is_file and looks_like_a_name(source):
+        raise ConfigError(f"data {source!r} is no file here; for a data set, {how_to_pin(source, 'dataset')}")
+    wanted = "{" + ", ".join(f'"{key}": ...' for key in keys) + "}"
+    rows = []
+    for where, row in read_hub(source, pinned) if pinned else read_jsonl(source, wanted):
+        texts = [text_of(row, key) for key in keys]
+        for key, text in zip(keys, texts, strict=True):
+            if not isinstance(text, str) or (key == "prompt" and not text.strip()):
+                has = known_columns(row) if pinned else ""  # a file can be looked into, a data set not so easily
+                raise ConfigError(f"{where}: {key} is {text!r}, but each line must be {wanted}{has}")
+        rows.append([str(text) for text in texts])
+    if not rows:
+        raise ConfigError(f"{Path(source).name}: holds no line; each line must be {wanted}")
+    return rows
+
+
+def known_columns(row: Any) -> str:
+    """What a row has instead of what is wanted."""
+    return f"; its columns are {', '.join(row)}" if isinstance(row, Mapping) else ""
+
+
+def text_of(row: Any, key: str) -> Any:
+    """What a row holds under ``key``: a text, or the part of a conversation that ``key`` means; else what is there.
+
+    A conversation is a list of ``{"role": ..., "content": ...}``. Its last message is the response, and the one before
+    it the prompt, where the row has no prompt of its own. Several turns are no single prompt, and count as missing.
+    """
+    if not isinstance(row, Mapping):
+        return None
+    name = next((name for name in NAMES[key] if name in row), None)
+    if name is None and key == "prompt":
+        name = next((name for name in ("messages", "chosen") if is_conversation(row.get(name))), None)
+        return prompt_of(row[name]) if name else None
+    value: Any = row.get(name) if name else None
+    if not is_conversation(value):
+        return value
+    return prompt_of([*value, {}]) if key == "prompt" else value[-1]["content"]
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether ``value`` is a list of messages."""
+    return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "content" in m for m in value)
+
+
+def prompt_of(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The user's message, where exactly one stands before the last message."""
+    return messages[0]["content"] if len(messages) == 2 and messages[0].get("role") == "user" else None
+
+
+def read_jsonl(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a JSONL file with their places; blank lines are skipped.
+
+    Raises:
+        ConfigError: no such file, or a line that is not JSON.
+    """
+    path = Path(source)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(
+            f"cannot read the data {source!r}: {why}; give 'pocket', a JSONL file, or OWNER/NAME@COMMIT:SPLIT"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        where = f"{path.name}, line {number}"
+        if line.strip():
+            try:
+                yield where, json.loads(line)
+            except ValueError as error:
+                raise ConfigError(f"{where}: is not JSON; each line must be {wanted}") from error
+
+
+def read_hub(source: str, pinned: Pinned) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """The rows of a data set of the hub with their places.
+
+    Raises:
+        ConfigError: the package ``datasets`` is missing, or there is no network, no such commit or no such split.
+    """
+    try:
+        from datasets import exceptions
+    except ImportError as error:
+        raise ConfigError(
+            f"data {source!r} is a data set of the hub, for which the package datasets is missing; "
+            "pip install datasets, or give a JSONL file"
+        ) from error
+    try:
+        data = prepared(replace(pinned, split=None)).as_dataset(split=pinned.split)
+    except (*HUB_ERRORS, exceptions.DatasetsError) as error:
+        why = reason(error)
+        if isinstance(error, ValueError) and not isinstance(error, (OSError, ConfigError)):
+            # An unknown configuration or split: datasets names those that there are, but in a notation of its own.
+            why = why.rstrip(".") + "; write OWNER/NAME/CONFIG@COMMIT:SPLIT, without /CONFIG where there is only one"
+        raise ConfigError(f"data {source!r} cannot be loaded: {why}") from error
+    return ((f"{source}, row {number}", row) for number, row in enumerate(data))
+
+
+@lru_cache(maxsize=8)  # what is pinned never changes, and a recipe reads the same data set many times
+def prepared(pinned: Pinned) -> Any:
+    """A data set of the hub with all its splits, in the local cache; a ``datasets.DatasetBuilder``.
+
+    Raises:
+        ConfigError: the hub cannot be reached, and the cache has another commit.
+        OSError, ValueError, DatasetsError: it cannot be had for another reason.
+    """
+    from datasets import load_dataset_builder
+
+    builder = load_dataset_builder(pinned.name, pinned.config, revision=pinned.commit)
+    if builder.hash != pinned.commit:  # without a hub, datasets takes the newest that its cache has, and only warns
+        raise ConfigError(
+            f"the hub did not give it, and the newest in the local cache is another commit, {builder.hash}; "
+            "try again with a network"
+        )
+    builder.download_and_prepare()
+    return builder

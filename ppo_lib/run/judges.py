@@ -1,0 +1,188 @@
+"""From the name of a judge in a configuration to something that scores responses.
+
+The same names serve for ``reward_model``, which PPO maximises, and for ``second_judge``, which it never sees:
+
+* ``pocket``: the reward model of the pocket atlas;
+* a folder that ``train reward`` wrote;
+* ``exact_answer``, ``last_number``: the verifiable rewards of :mod:`ppo_lib.run.verifiable`, on the answers that stand
+  beside the prompts;
+* ``stories:FOLDER``: the word lexicon of :mod:`ppo_lib.run.stories`;
+* ``OWNER/NAME@COMMIT`` or a folder in hub format: a reward model that others have published, with one output;
+* ``package.module:function``: any function of ``(prompts, responses)``.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.hub import pinned_model, reason
+from ppo_lib.models.loading import LOADING_ERRORS, base_name, resolve
+from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.run.data import load_problems, stories_folder
+from ppo_lib.run.stories import lexicon_judge
+from ppo_lib.run.verifiable import ExactAnswer
+from ppo_lib.trainers.judging import RewardFunction
+from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.ppo_config import PPOConfig
+
+NO_REWARD_MODEL = "is no reward model: it must be a sequence classifier with one output"
+VERIFIABLE = ("exact_answer", "last_number")
+KNOWN = (
+    "'pocket', a folder, 'exact_answer', 'last_number', 'stories:FOLDER', OWNER/NAME@COMMIT, "
+    "or 'package.module:function'"
+)
+
+
+def load_judge(
+    name: str, config: PPOConfig, backbone: Backbone, folder: Path | None = None, key: str = "reward_model"
+) -> RewardModel | RewardFunction:
+    """The judge of that name.
+
+    Args:
+        name: see the module.
+        config: of the PPO run; the verifiable rewards read the answers beside its prompts.
+        backbone: the policy's; a reward model that was trained on it shares it.
+        folder: a reward model known to be trained on ``backbone``; goes before the name.
+        key: of the configuration, to be named in errors.
+
+    Raises:
+        ValueError: none of these, or one that cannot be loaded.
+    """
+    if folder is not None:
+        return RewardModel.from_pretrained(folder, backbone)
+    if function := known_function(name, config):
+        return function
+    if is_own(name):
+        base = base_name(resolve("pocket:reward") if name == "pocket" else name)
+        shared = backbone
+        if base != backbone.name:
+            dtype = str(backbone.causal_lm.dtype).removeprefix("torch.")
+            shared = Backbone.from_pretrained(
+                base, str(backbone.device), dtype, backbone.chat_template, backbone.processes
+            )
+        return RewardModel.from_pretrained(name, shared)
+    if is_published(name):
+        return PublishedRewardModel(name, backbone.device)
+    return import_function(name, key)
+
+
+def check_judge(name: str, config: PPOConfig, key: str) -> None:
+    """Refuse a judge that cannot be had, without its weights and so in seconds; arguments and errors as above."""
+    if known_function(name, config) or is_own(name):
+        return
+    if is_published(name):
+        read_published(name)
+    else:
+        import_function(name, key)
+
+
+def known_function(name: str, config: PPOConfig) -> RewardFunction | None:
+    """A verifiable reward or the lexicon, by its name; None for other names."""
+    if name in VERIFIABLE:
+        problems, answers = zip(*load_problems(config.prompts), strict=True)
+        asked = [problem + config.prompt_suffix for problem in problems]
+        return ExactAnswer(asked, answers, lenient=name == "last_number")
+    stories = stories_folder(name)
+    return lexicon_judge(stories) if stories else None
+
+
+def is_own(name: str) -> bool:
+    """Whether the name is that of a reward model in this library's form."""
+    return name == "pocket" or (Path(name) / "reward_head.safetensors").exists()
+
+
+def is_published(name: str) -> bool:
+    """Whether the name is that of a model in hub format."""
+    return Path(name).is_dir() or pinned_model(name) is not None
+
+
+def read_published(name: str) -> tuple[str, dict[str, Any], PreTrainedTokenizerBase]:
+    """Where a published reward model lies, at which revision, and its tokenizer; errors as of the class below."""
+    pinned = pinned_model(name)
+    where, options = (pinned.name if pinned else name), {"revision": pinned and pinned.commit}
+    with refusals(name):
+        labels = AutoConfig.from_pretrained(where, trust_remote_code=False, **options).num_labels
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    if labels != 1:
+        raise ConfigError(f"judge {name!r} {NO_REWARD_MODEL}")
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"judge {name!r} has no chat template, so nobody can tell how it wants to read an answer")
+    return where, options, tokenizer
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Turn what goes wrong while a published reward model is loaded into one sentence with its name."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise ConfigError(f"judge {name!r} cannot be loaded: {reason(error)}") from error
+
+
+class PublishedRewardModel:
+    """A reward model as others publish it: a sequence classifier with one output, over the tokenizer's chat template.
+
+    Args:
+        name: ``OWNER/NAME@COMMIT``, or a folder in hub format.
+        device: where to put it; on a GPU it runs in half precision.
+        microbatch: responses per forward pass.
+
+    Raises:
+        ConfigError: it cannot be loaded, has several outputs, or has no chat template.
+    """
+
+    def __init__(self, name: str, device: torch.device, microbatch: int = 16) -> None:
+        where, options, tokenizer = read_published(name)
+        load: Any = AutoModelForSequenceClassification.from_pretrained
+        options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+        dtype = torch.float32 if device.type == "cpu" else torch.float16  # it only reads: float16 is safe here
+        with refusals(name):
+            model, report = load(where, dtype=dtype, **options)
+        if report["missing_keys"]:
+            raise ConfigError(f"judge {name!r} {NO_REWARD_MODEL}")
+        self.model, self.tokenizer, self.microbatch = model.to(device).eval(), tokenizer, microbatch
+        self.model.config.pad_token_id = tokenizer.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """One raw score per response."""
+        chats = [
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        texts = [self.tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+        scores: list[float] = []
+        for start in range(0, len(texts), self.microbatch):
+            piece = texts[start : start + self.microbatch]
+            inputs = self.tokenizer(piece, add_special_tokens=False, padding=True, return_tensors="pt")
+            logits = self.model(**inputs.to(self.model.device)).logits
+            scores += logits.squeeze(-1).float().tolist()
+        return scores
+
+
+def import_function(name: str, key: str = "reward_model") -> Callable[[list[str], list[str]], list[float]]:
+    """The function ``package.module:function``, also of a module in the current folder.
+
+    Raises:
+        ConfigError: no such name, or one that cannot be imported, or is not a function.
+    """
+    if ":" not in name:
+        raise ConfigError(f"{key} is {name!r}, but must be {KNOWN}")
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key} is {name!r}, which cannot be imported: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"{key} is {name!r}, which is not a function of (prompts, responses)")
+    return function

@@ -1,0 +1,45 @@
+"""A model that answers, found by the name of its folder; what ``python -m ppo_lib sample`` talks to."""
+
+from pathlib import Path
+
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.loading import base_name
+from ppo_lib.trainers.configuration import load_yaml
+from ppo_lib.trainers.options import ConfigError
+
+
+def load_speaker(name: str, device: str, chat_template: bool | None = None) -> tuple[Backbone, str | None]:
+    """The model in a folder and the adapter that it speaks with: a trained policy, or a plain model.
+
+    Args:
+        name: a run's folder, a model's folder, or a model's name.
+        device: where to put it.
+        chat_template: put prompts into the tokenizer's chat template. None: as the run that made the model did, and
+            not at all for a model that no run made.
+
+    Raises:
+        ValueError: a reward model, an unfinished run, no model, or no chat template where one is wanted.
+    """
+    folder = Path(name)
+    inside = [path for path in (folder / "ppo" / "model", folder / "model") if path.is_dir()]
+    if not inside and (folder / "config.yaml").exists():
+        raise ConfigError(f"{name!r} is a run that has not finished; go on with --resume, then sample")
+    folder = inside[0] if inside else folder
+    if (folder / "reward_head.safetensors").exists():
+        raise ConfigError(f"{name!r} holds a reward model, which scores texts and writes none; give a policy")
+    chat = trained_in_chat(folder) if chat_template is None else chat_template
+    if not (folder / "adapter_config.json").exists():
+        return Backbone.from_pretrained(folder if inside else name, device=device, chat_template=chat), None
+    base = base_name(folder)
+    beside = folder.parent.parent / "sft" / "model"  # of align, wherever its folder was moved to
+    if not base.startswith("pocket:") and not Path(base).exists() and beside.is_dir():
+        base = str(beside)
+    backbone = Backbone.from_pretrained(base, device=device, chat_template=chat)
+    return ActorCritic.from_pretrained(folder, backbone).backbone, "policy"
+
+
+def trained_in_chat(model: Path) -> bool:
+    """Whether the run that wrote this model, if a run did, put its prompts into a chat template."""
+    config = model.parent / "config.yaml"
+    return config.exists() and bool(load_yaml(config).get("chat_template", False))

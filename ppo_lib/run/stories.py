@@ -1,0 +1,124 @@
+"""The data of the recipe ``stories``: children's stories, and people's ratings of sentences, read from a folder.
+
+A story model of three million parameters is taught to go on with a story for a few sentences (SFT), a reward model to
+tell which of two sentences people rated as more positive, and PPO to write continuations that score well. It is no
+assistant, and "positive" is no judgment of quality: the point is the whole path on real weights and real human ratings.
+
+The folder holds public files, which the project does not ship::
+
+    stories/*.jsonl                       TinyStories texts, {"text": ...}               (CDLA-Sharing-1.0)
+    sentiment/*_GroundTruth.txt           sentences with the mean of 20 people's ratings,
+                                          -4 to 4: id, mean, text, separated by tabs     (cjhutto/vaderSentiment, MIT)
+    sentiment/vader_lexicon.txt           words with people's mean rating                (the same)
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ppo_lib.trainers.options import ConfigError
+
+HELD_OUT = 5  # every fifth story, and every fifth rated sentence, is kept for measuring
+MIN_GAP = 1.0  # of the mean ratings in a pair: people disagree about smaller ones
+MAX_WORDS = 32  # of a continuation, and of a rated sentence: about 45 of the model's tokens
+WORD = re.compile(r"[a-z']+")
+
+
+def demonstrations(folder: str | Path) -> list[tuple[str, str]]:
+    """Pairs of a story's first sentence and the sentences after it, up to ``MAX_WORDS`` words."""
+    pairs = []
+    for story in stories(folder, "train"):
+        opening, *rest = sentences(story)
+        response = ""
+        for sentence in rest:
+            if len(f"{response} {sentence}".split()) > MAX_WORDS:
+                break
+            response = f"{response} {sentence}".strip()
+        if response:
+            pairs.append((opening, response))
+    return pairs
+
+
+def prompts(folder: str | Path, split: str = "train") -> list[str]:
+    """The first sentences of stories; ``heldout`` ones come from stories that are trained on in no stage."""
+    return list(dict.fromkeys(sentences(story)[0] for story in stories(folder, split)))
+
+
+def preference_pairs(folder: str | Path, split: str = "train") -> list[tuple[str, str, str]]:
+    """Comparisons ``(opening, chosen, rejected)`` of rated sentences whose mean ratings differ by ``MIN_GAP`` or more.
+
+    The sentence that people rated as more positive is the chosen one. Sentences of the two splits do not overlap. Each
+    pair stands behind some story's opening, as the reward model will meet responses in PPO.
+    """
+    rated = [row for i, row in enumerate(ratings(folder)) if (i % HELD_OUT == 0) == (split == "heldout")]
+    openings, generator = prompts(folder, split), random.Random(0)
+    pairs = []
+    for (a, first), (b, second) in zip(rated[::2], rated[1::2], strict=False):
+        if abs(a - b) >= MIN_GAP:
+            better, worse = (first, second) if a > b else (second, first)
+            pairs.append((generator.choice(openings), better, worse))
+    return pairs
+
+
+def lexicon_judge(folder: str | Path) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+    """A second judge, which has seen neither a sentence nor a pair: the response's words, looked up.
+
+    The score is ``s / sqrt(s^2 + 15)`` for the sum ``s`` of the mean ratings of its words (unknown words count 0), the
+    scale of Hutto and Gilbert (2014) without their rules for negation and emphasis.
+    """
+    lines = read(folder, "sentiment/vader_lexicon.txt", "a lexicon of rated words").splitlines()
+    rating = {word: float(mean) for word, mean, *_ in (line.split("\t") for line in lines if "\t" in line)}
+
+    def judge(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        totals = [sum(rating.get(word, 0.0) for word in WORD.findall(text.lower())) for text in responses]
+        return [float(s / (s * s + 15) ** 0.5) for s in totals]
+
+    return judge
+
+
+def stories(folder: str | Path, split: str) -> list[str]:
+    """The stories of one split that have at least two sentences."""
+    files = sorted((Path(folder) / "stories").glob("*.jsonl"))
+    if not files:
+        raise ConfigError(missing(folder, "stories/*.jsonl", "TinyStories texts"))
+    texts = [json.loads(line)["text"] for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    kept = [text for i, text in enumerate(texts) if (i % HELD_OUT == 0) == (split == "heldout")]
+    return [text for text in kept if len(sentences(text)) > 1]
+
+
+def ratings(folder: str | Path) -> list[tuple[float, str]]:
+    """Rated sentences of at most ``MAX_WORDS`` words with their mean rating, in a fixed random order."""
+    files = sorted((Path(folder) / "sentiment").glob("*_GroundTruth.txt"))
+    if not files:
+        raise ConfigError(missing(folder, "sentiment/*_GroundTruth.txt", "rated sentences"))
+    rows = [line.split("\t") for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    rated = [(float(mean), text.strip()) for _, mean, text in rows if 3 <= len(text.split()) <= MAX_WORDS]
+    random.Random(0).shuffle(rated)
+    return rated
+
+
+def sentences(text: str) -> list[str]:
+    """Split after full stops, question and exclamation marks."""
+    return [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
+
+
+def read(folder: str | Path, name: str, what: str) -> str:
+    """The text of a file in the folder.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    path = Path(folder) / name
+    if not path.is_file():
+        raise ConfigError(missing(folder, name, what))
+    return path.read_text(encoding="utf-8")
+
+
+def missing(folder: str | Path, name: str, what: str) -> str:
+    """The sentence for a file that is not there."""
+    return (
+        f"'stories:{folder}' needs {name} ({what}) in that folder, and it is not there; the head of "
+        "ppo_lib/recipes/stories.yaml says where the files come from"
+    )

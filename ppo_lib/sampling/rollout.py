@@ -1,0 +1,212 @@
+"""Sampling responses.
+
+The loop is short because PPO needs little: sample from the policy's own distribution, at a temperature, until every
+response has ended. What other samplers offer beyond that (top-k, top-p, a minimum length) samples from a *different*
+distribution than the one whose log-probs PPO compares, and is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ppo_lib.models.backbone import MAX_LOGITS, Backbone
+from ppo_lib.models.tokens import TokenBatch, decode_responses
+from ppo_lib.sampling.decoding import Decoder, by_graphs, supports_static_cache
+
+_OTHER_DISTRIBUTIONS = (
+    *("top_k", "top_p", "min_p", "typical_p"),
+    *("min_length", "min_new_tokens", "repetition_penalty", "num_beams"),
+)
+REFUSED_SAMPLING = {
+    key: f"{key} samples from another distribution than the log-probs score, so the ratio of the first step would "
+    "not be 1 and the KL could come out negative; leave it out and use temperature"
+    for key in _OTHER_DISTRIBUTIONS
+}
+
+
+@dataclass
+class Sampled:
+    """What :func:`sample` returns.
+
+    Attributes:
+        batch: prompts and responses with explicit lengths.
+        finished: ``(B,)`` boolean: the response ended with an EOS, instead of being cut off by the budget.
+    """
+
+    batch: TokenBatch
+    finished: Tensor
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    adapter: str | None = "policy",
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    static_cache: bool | None = None,
+    **refused: object,
+) -> Sampled:
+    """Sample one response for each prompt.
+
+    Args:
+        backbone: the model.
+        prompts: token ids, from :func:`ppo_lib.models.tokens.encode_prompts`.
+        max_new_tokens: budget; a response that does not end within it is truncated.
+        temperature: above 0 to sample; 0 takes the likeliest token.
+        adapter: the role that speaks: ``"policy"``, or ``None`` for the reference.
+        generator: source of randomness, on the backbone's device.
+        noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
+        static_cache: decode with a cache of fixed size, as CUDA graphs on a GPU (:mod:`ppo_lib.sampling.decoding`): the
+            same tokens, sooner. ``None`` does so on a GPU, for models whose layers all see everything, unless
+            ``PPO_LIB_CUDA_GRAPHS`` is 0 in the environment.
+
+    Returns:
+        :class:`Sampled`, whose response width is the longest response's length.
+
+    Raises:
+        ValueError: no prompt or an empty one, a budget below 1, a negative temperature, prompt and budget beyond the
+            model's context, or a sampling option that the log-probs do not score.
+    """
+    for option in refused:
+        raise ValueError(REFUSED_SAMPLING.get(option, f"{option!r} is not an option of sample"))
+    if max_new_tokens < 1 or not temperature >= 0:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens} and temperature {temperature}; they must be at least 1 and at least 0"
+        )
+    if not prompts or not all(prompts):
+        raise ValueError("prompts is empty or holds an empty one; a response needs something to answer")
+    rows, width = len(prompts), max(map(len, prompts))
+    if backbone.context_length is not None and width + max_new_tokens > backbone.context_length:
+        raise ValueError(
+            f"the longest prompt has {width} tokens and max_new_tokens is {max_new_tokens}, but the model's context is "
+            f"{backbone.context_length}; shorten one of them"
+        )
+    device = backbone.device
+    eos = torch.tensor(backbone.eos_token_ids, device=device)
+    sequences = torch.full((rows, width + max_new_tokens), backbone.pad_token_id, device=device)
+    for row, ids in zip(sequences, prompts, strict=True):
+        row[width - len(ids) : width] = torch.tensor(ids, device=device)
+    prompt_lengths = torch.tensor([len(ids) for ids in prompts], device=device)
+    attention = torch.arange(width + max_new_tokens, device=device) >= (width - prompt_lengths).unsqueeze(1)
+    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
+
+    if static_cache and not supports_static_cache(backbone):
+        raise ValueError(
+            f"static_cache is set, but {backbone.name!r} is sharded or has layers that do not see all; leave it out"
+        )
+    if static_cache is None:
+        static_cache = by_graphs(backbone, device)
+    if static_cache and noise is None and temperature > 0:
+        noise = torch.rand((rows, max_new_tokens), dtype=torch.float64, device=device, generator=generator)
+    finished = torch.zeros(rows, dtype=torch.bool, device=device)
+    lengths = torch.zeros(rows, dtype=torch.long, device=device)
+    cache, start, end = None, 0, width
+    with backbone.adapter(adapter):
+        for step in range(max_new_tokens):
+            output = backbone.body(
+                input_ids=sequences[:, start:end],
+                attention_mask=attention[:, :end].long(),
+                position_ids=positions[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = output.past_key_values
+            point = None if noise is None else noise[:, step]
+            tokens = pick(backbone, output.last_hidden_state[:, -1], temperature, generator, point)
+            if static_cache:
+                prefilled = [(layer.keys, layer.values) for layer in cache.layers]
+                next_tokens = partial(pick_at, backbone, temperature, noise)
+                decoder = Decoder(backbone, sequences, attention, tokens, prefilled, next_tokens, width)
+                del output, cache, prefilled  # the decoder has its own copy of the prompts' keys and values
+                return Sampled(*decoder.run(max_new_tokens - 1))
+            sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
+            lengths += ~finished
+            finished |= torch.isin(tokens, eos)
+            start, end = end, end + 1
+            left = (~finished).sum()
+            backbone.processes.add(left)  # of a sharded model, every process takes as many steps as the longest needs
+            if not left:
+                break
+    return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
+
+
+def pick(
+    backbone: Backbone,
+    hidden: Tensor,
+    temperature: float,
+    generator: torch.Generator | None = None,
+    point: Tensor | None = None,
+) -> Tensor:
+    """The next token of each row, ``(B,)``, from its last hidden state, ``(B, H)``.
+
+    Args:
+        backbone, temperature, generator: as :func:`sample` takes them.
+        hidden: in the role that speaks.
+        point: ``(B,)`` float64 in [0, 1), the random numbers; drawn if not given.
+    """
+    if temperature == 0:
+        return backbone.logits(hidden).argmax(dim=-1)
+    if point is None:
+        point = torch.rand(len(hidden), 1, dtype=torch.float64, device=hidden.device, generator=generator).squeeze(1)
+    size = max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)  # rows at once
+    parts = zip(hidden.split(size), point.split(size), strict=True)
+    return torch.cat([draw(torch.softmax(backbone.logits(h) / temperature, dim=-1), point=p) for h, p in parts])
+
+
+def pick_at(backbone: Backbone, temperature: float, noise: Tensor | None, hidden: Tensor, number: Tensor) -> Tensor:
+    """The token of that number, a tensor ``(1,)``, in each row: :func:`pick` with a column of the noise ``(B, T)``."""
+    point = None if noise is None else noise.index_select(1, number).squeeze(1)
+    return pick(backbone, hidden, temperature, point=point)
+
+
+def draw(probabilities: Tensor, generator: torch.Generator | None = None, point: Tensor | None = None) -> Tensor:
+    """Draw one token per row, by inverting the cumulative distribution.
+
+    ``torch.multinomial`` draws as well, but from one seed it draws other tokens on an Intel CPU than on an AMD one.
+
+    Args:
+        probabilities: ``(B, V)``.
+        generator: source of randomness, on the same device.
+        point: ``(B,)`` float64 in [0, 1), where to look in the distribution; drawn if not given.
+
+    Returns:
+        ``(B,)`` token ids, never one of probability 0.
+    """
+    heights = probabilities.double().cumsum(dim=-1)  # float64: thousands of small steps are summed
+    if point is None:
+        point = torch.rand(len(heights), dtype=torch.float64, device=heights.device, generator=generator)
+    tokens = torch.searchsorted(heights, point.unsqueeze(1) * heights[:, -1:], right=True)
+    return tokens.squeeze(1).clamp(max=heights.shape[1] - 1)
+
+
+def generate_text(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    adapter: str | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Answer prompts given as text, greedily unless a temperature is set.
+
+    Args:
+        backbone: the model.
+        prompts: texts.
+        max_new_tokens: budget per answer.
+        temperature: 0 for the likeliest token at each step.
+        adapter: ``"policy"`` for the trained actor, ``None`` for the plain backbone.
+        seed: of the sampling.
+
+    Raises:
+        ValueError: as :func:`sample` and :func:`ppo_lib.models.tokens.encode_prompts`.
+    """
+    generator = torch.Generator(backbone.device).manual_seed(seed)
+    ids = backbone.encode_prompts(prompts)
+    sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
+    return decode_responses(backbone.tokenizer, sampled.batch)

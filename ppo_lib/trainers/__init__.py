@@ -1,0 +1,1 @@
+"""The algorithms: supervised fine-tuning, reward model, PPO, GRPO, DPO, and what they share."""

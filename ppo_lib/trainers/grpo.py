@@ -1,0 +1,180 @@
+"""GRPO's training loop: PPO's rollout, several answers to each prompt, and an update without a critic."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ppo_lib.formulas.grpo import AVERAGES, SCALES, group_advantages, grpo_loss, token_weights
+from ppo_lib.formulas.losses import PolicyLoss
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.trainers.experience import Experience
+from ppo_lib.trainers.judging import RewardFunction
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, State, peak_memory_bytes
+from ppo_lib.trainers.options import ConfigError, check_config, option, same_option
+from ppo_lib.trainers.ppo import PPOTrainer
+from ppo_lib.trainers.ppo_config import PPOConfig
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Knobs of GRPO; those that it shares with PPO mean the same there. ``book/hyperparameters`` has both."""
+
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
+    prompts: str = option("pocket", help="pocket, or a JSONL file of {prompt}")
+    reward_model: str = option("pocket", help="pocket, a folder, or package.module:function")
+    iterations: int = same_option(PPOConfig, "iterations")
+    group_size: int = option(8, minimum=2, help="responses per prompt")
+    rollout_batch: int = option(64, minimum=2, help="responses sampled per iteration, all groups together")
+    minibatch: int = same_option(PPOConfig, "minibatch")
+    microbatch: int = same_option(PPOConfig, "microbatch")
+    epochs: int = same_option(PPOConfig, "epochs")
+    max_new_tokens: int = same_option(PPOConfig, "max_new_tokens")
+    temperature: float = same_option(PPOConfig, "temperature")
+    scale: str = option("group", choices=SCALES, help="divide advantages by their group's standard deviation, or not")
+    average: str = option("response", choices=AVERAGES, help="what a response's loss is divided by")
+    epsilon: float = option(0.2, minimum=0.0, help="clip width of the ratio")
+    beta: float = option(0.1, minimum=0.0, help="strength of the KL rubber band")
+    kl_estimator: str = same_option(PPOConfig, "kl_estimator", default="k3")
+    kl_in: str = option("loss", choices=("loss", "reward"), help="where the KL acts")
+    normalize_scores: bool = same_option(PPOConfig, "normalize_scores")
+    missing_eos_penalty: float = same_option(PPOConfig, "missing_eos_penalty")
+    learning_rate: float = option(1e-3, above=0.0, help="constant")
+    max_grad_norm: float = same_option(PPOConfig, "max_grad_norm")
+    lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
+    seed: int = same_option(PPOConfig, "seed")
+    device: str = same_option(PPOConfig, "device")
+    dtype: str = same_option(PPOConfig, "dtype")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if self.rollout_batch % self.group_size:
+            raise ConfigError(
+                f"group_size is {self.group_size}, but must divide rollout_batch, which is {self.rollout_batch}"
+            )
+        self.rollout()  # the checks of the batch sizes and of the KL are PPO's
+
+    def rollout(self) -> PPOConfig:
+        """What the rollout needs, in PPO's terms."""
+        shared = {field.name for field in fields(PPOConfig)}
+        return PPOConfig(**{name: value for name, value in asdict(self).items() if name in shared})
+
+
+class GRPOTrainer:
+    """GRPO, one iteration per :meth:`step`. PPO's trainer does the rollout; advantages and update are its own.
+
+    Args:
+        config: the knobs.
+        policy: its adapter is trained in place; the value head is there and is not used.
+        prompts: texts to practise on.
+        reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
+        gold: a function like ``reward``, measured and never trained on.
+
+    Raises:
+        ValueError: no prompts, an empty one, or a prompt that leaves no room for a response.
+    """
+
+    def __init__(
+        self,
+        config: GRPOConfig,
+        policy: ActorCritic,
+        prompts: Sequence[str],
+        reward: RewardModel | RewardFunction,
+        gold: RewardFunction | None = None,
+    ) -> None:
+        self.config, self.policy = config, policy
+        self.ppo = PPOTrainer(config.rollout(), policy, prompts, reward, gold)
+        parameters = policy.backbone.adapter_parameters("policy")
+        self.ppo.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm)
+        self.iterations = config.iterations
+
+    @property
+    def iteration(self) -> int:
+        return self.ppo.iteration
+
+    def step(self) -> Metrics:
+        """One iteration: answer some prompts several times each, and learn from the differences."""
+        start, size = time.perf_counter(), self.config.group_size
+        drawn = self.ppo.order.draw(self.config.rollout_batch // size)
+        experience = self.ppo.collect([row for row in drawn for _ in range(size)])
+        # The score, less what a truncated response is charged and what its KL costs if that stands in the reward.
+        scores = experience.rewards.sum(dim=1)
+        advantages = group_advantages(scores, size, self.config.scale)
+        learned = self.update(experience, advantages)
+        self.ppo.iteration += 1
+        metrics = self.ppo.measure(experience)
+        del metrics["explained_variance"]  # there is no critic
+        return {
+            "iteration": self.iteration,
+            **metrics,
+            **learned,
+            "silent_groups": float((advantages.view(-1, size) == 0).all(dim=1).double().mean()),
+            "tokens": float(experience.batch.response_lengths.sum()),
+            "tokens_per_second": int(experience.batch.response_lengths.sum()) / (time.perf_counter() - start),
+            "peak_memory_bytes": peak_memory_bytes(self.ppo.device),
+        }
+
+    def update(self, experience: Experience, advantages: Tensor) -> Metrics:
+        """A few epochs of minibatches on one batch of experience, one optimizer step each."""
+        config, batch, ppo = self.config, experience.batch, self.ppo
+        lengths = batch.response_lengths
+        order = torch.arange(len(batch), device=ppo.device)
+        totals: Metrics = {}
+        first_error, steps = 0.0, 0
+        for epoch in range(config.epochs):
+            if epoch:  # the first epoch keeps the rollout's order, in whose pieces the old log-probs were computed
+                order = order[torch.randperm(len(order), generator=ppo.generator, device=ppo.device)]
+            for minibatch in order.split(config.minibatch):
+                weights = token_weights(batch.mask[minibatch], config.average, config.max_new_tokens)
+                pieces = minibatch.split(config.microbatch), weights.split(config.microbatch)
+                for rows, piece in zip(*pieces, strict=True):
+                    out = self.loss(experience, advantages, rows, piece)
+                    out.loss.backward()
+                    share = float(lengths[rows].sum() / lengths[minibatch].sum())
+                    for name in ("loss", "clip_fraction", "approx_kl"):
+                        value = float(getattr(out, name).detach()) * (1.0 if name == "loss" else share)
+                        totals[name] = totals.get(name, 0.0) + value
+                    if steps == 0:  # nothing has been learned yet
+                        first_error = max(first_error, float((out.ratio - 1).abs().max()))
+                if steps == 0:
+                    ppo.check_first_ratio(first_error)
+                totals["grad_norm"] = totals.get("grad_norm", 0.0) + ppo.optimizer.step()
+                steps += 1
+        return {**{name: total / steps for name, total in totals.items()}, "ratio_first_error": first_error}
+
+    def loss(self, experience: Experience, advantages: Tensor, rows: Tensor, weights: Tensor) -> PolicyLoss:
+        """The loss of some responses, whose token weights are given."""
+        config, old = self.config, experience.select(rows)
+        mask = old.batch.mask
+        new = self.policy.evaluate(old.batch, config.temperature)
+        return grpo_loss(
+            new.logprobs,
+            old.logprobs,
+            old.ref_logprobs,
+            advantages[rows].to(new.logprobs.dtype),
+            mask,
+            weights[:, : mask.shape[1]].to(new.logprobs.dtype),
+            config.epsilon,
+            config.beta if config.kl_in == "loss" else 0.0,
+            config.kl_estimator,
+        )
+
+    def samples(self) -> list[dict[str, object]]:
+        """The first few responses of the last iteration, with score and KL."""
+        return self.ppo.samples()
+
+    def state(self) -> State:
+        """All that the next iteration depends on."""
+        return self.ppo.state()
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+        """Go back to a state; what follows is bit for bit what would have followed."""
+        self.ppo.load_state(tensors, values)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter, the unused value head and the tokenizer: what PPO would write."""
+        self.policy.save_pretrained(folder)

@@ -1,0 +1,241 @@
+"""What the three stages share: the optimizer and its exact state, the order of the data, gradient steps.
+
+Every trainer has the same small face, so that one driver (:func:`ppo_lib.run.driving.drive`) runs, records and resumes
+all of them: ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()``, ``load_state()``, ``save()``.
+"""
+
+import resource
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ppo_lib.parallel.processes import ALONE, Processes
+from ppo_lib.parallel.sharding import is_part, own_part, part_of, whole
+
+Metrics = dict[str, float]
+State = tuple[dict[str, Tensor], dict[str, object]]
+
+
+class Trainer(Protocol):
+    """What :func:`ppo_lib.run.driving.drive` needs.
+
+    Attributes:
+        iteration: iterations done so far.
+        iterations: iterations in all.
+    """
+
+    iteration: int
+    iterations: int
+
+    def step(self) -> Metrics:
+        """Do one iteration and return its metrics."""
+
+    def samples(self) -> list[dict[str, object]]:
+        """A few rows worth reading from the last iteration."""
+
+    def state(self) -> State:
+        """All that the next iteration depends on: tensors by name, and plain values."""
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+        """Go back to a state; the iterations that follow are bit for bit those that would have followed."""
+
+    def save(self, folder: str) -> None:
+        """Write the finished model."""
+
+
+class Order:
+    """The order in which examples are drawn: shuffled, without replacement, and shuffled anew when used up.
+
+    Args:
+        count: number of examples.
+        seed: of the shuffling.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        if count < 1:
+            raise ValueError("there is no example to draw from; check the data file")
+        self.count = count
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queue = torch.empty(0, dtype=torch.long)
+
+    def draw(self, n: int) -> list[int]:
+        """The next ``n`` indices."""
+        while len(self.queue) < n:
+            self.queue = torch.cat([self.queue, torch.randperm(self.count, generator=self.generator)])
+        drawn, self.queue = self.queue[:n], self.queue[n:]
+        return drawn.tolist()
+
+    def state(self) -> dict[str, Tensor]:
+        return {"order.queue": self.queue, "order.generator": self.generator.get_state()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.queue = tensors["order.queue"]
+        self.generator.set_state(tensors["order.generator"])
+
+
+class Optimizer:
+    """AdamW with gradient clipping.
+
+    Weights in bfloat16 or float16 are stepped in float32 copies of themselves: a step of 1e-6 is lost on a weight that
+    has three digits, but adds up in the copy. Of weights that are sharded, each process steps the parts that it holds.
+
+    Args:
+        parameters: what to train.
+        learning_rate: the peak.
+        max_grad_norm: longer gradients are scaled down to this length.
+        processes: whose gradients are added up before each step.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        max_grad_norm: float,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.processes = processes
+        self.parameters = list(parameters)
+        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
+        self.masters = [
+            p if p.dtype.itemsize >= 4 and not is_part(p) else at_least_float32(own_part(p)) for p in self.parameters
+        ]
+        self.adam = torch.optim.AdamW(self.masters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
+
+    def step(self, scale: float = 1.0) -> float:
+        """Clip the gradients, take one step at ``scale`` times the learning rate, and clear them.
+
+        The gradients of several processes are added up first.
+
+        Returns:
+            The gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: a gradient is NaN or infinite; the parameters stay as they were.
+        """
+        for group in self.adam.param_groups:
+            group["lr"] = self.learning_rate * scale
+        for parameter, master in self._halves():
+            master.grad = None if parameter.grad is None else at_least_float32(own_part(parameter.grad))
+            parameter.grad = None
+        parts = [is_part(parameter) for parameter in self.parameters]  # their gradients have been added up already
+        self.processes.add_gradients(master for master, part in zip(self.masters, parts, strict=True) if not part)
+        norm = self._norm(parts)
+        nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(
+                f"the gradient's norm is {float(norm)}, so this step would destroy the model; "
+                "lower the learning rate, or use float32 instead of float16"
+            )
+        self.adam.step()
+        self.adam.zero_grad()
+        self._round()
+        return float(norm)
+
+    def _norm(self, parts: list[bool]) -> Tensor:
+        """The length of the whole gradient; ``parts`` says which parameters lie divided among the processes."""
+        gradients = [(m.grad, part) for m, part in zip(self.masters, parts, strict=True) if m.grad is not None]
+        norm = nn.utils.get_total_norm([gradient for gradient, part in gradients if not part])
+        if any(parts):
+            squares = nn.utils.get_total_norm([gradient for gradient, part in gradients if part]) ** 2
+            self.processes.add(squares)
+            norm = (norm**2 + squares).sqrt()
+        return norm
+
+    def _halves(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        return ((p, master) for p, master in zip(self.parameters, self.masters, strict=True) if p is not master)
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for parameter, master in self._halves():
+            own_part(parameter).copy_(master)
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of the parameters and of Adam's moments, as tensors by name (nothing is pickled)."""
+        tensors = {f"parameter.{i}": self._saved(i, master) for i, master in enumerate(self.masters)}
+        for i, moments in self.adam.state_dict()["state"].items():
+            tensors.update({f"adam.{i}.{key}": self._saved(i, torch.as_tensor(x)) for key, x in moments.items()})
+        return tensors
+
+    def _saved(self, i: int, tensor: Tensor) -> Tensor:
+        """A copy of parameter ``i`` or of one of its moments, with what other processes hold of it."""
+        together = whole(tensor.detach(), self.parameters[i]) if tensor.ndim else tensor  # or a count of steps
+        return together.to("cpu", copy=True)  # later steps must not change it
+
+    def _part(self, i: int, tensor: Tensor) -> Tensor:
+        """What this process holds of such a copy."""
+        return part_of(tensor, self.parameters[i]) if tensor.ndim else tensor
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave.
+
+        Raises:
+            ValueError: the state of another model.
+        """
+        saved = [tensors[f"parameter.{i}"] for i in range(sum(key.startswith("parameter.") for key in tensors))]
+        if [p.shape for p in saved] != [p.shape for p in self.parameters]:
+            raise ValueError("the checkpoint holds other parameters than this model trains; was the config changed?")
+        for number, value in enumerate(saved):
+            self.masters[number].copy_(self._part(number, value))
+        self._round()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, i, name = key.split(".")
+                moments.setdefault(int(i), {})[name] = self._part(int(i), value).clone()  # Adam changes them in place
+        self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
+
+
+class Resumable(Protocol):
+    """A trainer whose next step depends on its parameters, its optimizer and the order of its examples alone."""
+
+    optimizer: Optimizer
+    order: Order
+    iteration: int
+
+
+def state_of(trainer: Resumable) -> State:
+    """The state of a trainer that draws no other random numbers; see :class:`Trainer`."""
+    return {**trainer.optimizer.state(), **trainer.order.state()}, {"iteration": trainer.iteration}
+
+
+def restore(trainer: Resumable, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+    """Put back what :func:`state_of` gave."""
+    trainer.optimizer.load_state(tensors)
+    trainer.order.load_state(tensors)
+    trainer.iteration = int(values["iteration"])  # type: ignore[call-overload]
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The same tensor, or a float32 copy of one in half precision."""
+    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
+
+
+def warmup_then_decay(iteration: int, iterations: int, warmup: float = 0.05) -> float:
+    """Learning-rate factor that rises over the first 5 % of the iterations and then falls to zero in a line."""
+    rise = max(1.0, warmup * iterations)
+    return min(1.0, (iteration + 1) / rise, (iterations - iteration) / max(1.0, iterations - rise))
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """``1 - Var(returns - values) / Var(returns)`` over counted tokens: 1 a perfect critic, 0 a constant one."""
+    keep = mask.bool()
+    total = returns[keep].var(correction=0)
+    return float(1 - (returns - values)[keep].var(correction=0) / total) if float(total) > 0 else float("nan")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, so that a clock read afterwards has measured the work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,156 @@
+"""In a real browser, from file://: no page asks another host, complains on the console, or is wider than a phone."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.pages.book import ROOT, built_book, launched_chromium, toc_files
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with launched_chromium() as launched:
+        yield launched, built_book()
+
+
+class Visit:
+    """A page in a browser, with what it asked for and what it complained about."""
+
+    def __init__(self, browser, html: Path, scheme: str = "light", width: int = 1280, scripts: bool = True) -> None:
+        viewport = {"width": width, "height": 900}
+        self.context = browser.new_context(viewport=viewport, color_scheme=scheme, java_script_enabled=scripts)
+        self.page = self.context.new_page()
+        self.html = html
+        self.outside: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", self._note_request)
+        self.page.on("requestfailed", lambda request: self.complaints.append(f"not found: {request.url}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"script error: {error}"))
+        self.page.on("console", self._note_message)
+
+    def _note_request(self, request) -> None:
+        if not re.match(r"file:|data:|blob:|about:", request.url):
+            self.outside.append(request.url)
+
+    def _note_message(self, message) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def open(self, name: str) -> None:
+        self.page.goto((self.html / f"{name}.html").as_uri(), wait_until="load")
+        # Formulas are set by a deferred script: done when it says so, and at once where a page has none.
+        self.page.evaluate("() => window.MathJax?.startup?.promise?.then(() => true) ?? true")
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+@pytest.mark.parametrize("name", toc_files())
+def test_a_page_is_quiet_and_asks_no_other_host(browser, name):
+    with Visit(*browser) as visit:
+        visit.open(name)
+        formulas = visit.page.locator("span.math, div.math").count()
+        assert visit.page.locator("mjx-container").count() >= formulas
+        assert visit.page.locator("mjx-merror, [data-mjx-error]").count() == 0
+        assert visit.outside == []
+        assert visit.complaints == []
+
+
+@pytest.mark.parametrize("name", toc_files())
+def test_a_page_fits_a_phone(browser, name):
+    with Visit(*browser, width=390) as visit:
+        visit.open(name)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert visit.complaints == []
+
+
+SCROLLING = """
+() => {
+  document.querySelectorAll('details').forEach(one => { one.open = true; });
+  document.body.style.paddingRight = '15px';  // a scroll bar, which a browser without a window has not
+  return [...document.querySelectorAll('div.cell_input pre')]
+    .filter(pre => pre.scrollWidth > pre.clientWidth)
+    .map(pre => pre.textContent.split('\\n').reduce((a, b) => a.length > b.length ? a : b));
+}
+"""
+
+
+@pytest.mark.parametrize("name", [name for name in toc_files() if (ROOT / f"{name}.ipynb").is_file()])
+def test_no_code_cell_scrolls_sideways(browser, name):
+    """Solutions included. On a phone code does scroll, in its own box."""
+    with Visit(*browser) as visit:
+        visit.page.goto((visit.html / f"{name}.html").as_uri())
+        for width in (800, 1000, 1200, 1399, 1400, 1600):
+            visit.page.set_viewport_size({"width": width, "height": 900})
+            assert visit.page.evaluate(SCROLLING) == [], f"at {width} pixels"
+
+
+def test_notes_in_the_margin_stand_inside_the_window_and_beside_no_code(browser):
+    with Visit(*browser) as visit:
+        visit.page.goto((visit.html / "chapters/04_importance_sampling.html").as_uri())
+        for width in (390, 800, 1000, 1185, 1200, 1399, 1400):
+            visit.page.set_viewport_size({"width": width, "height": 900})
+            notes = [note.bounding_box() for note in visit.page.locator("aside.margin").all()]
+            code = [cell.bounding_box() for cell in visit.page.locator("div.cell_input:visible").all()]
+            assert notes
+            assert all(note["x"] >= 0 and note["x"] + note["width"] <= width for note in notes), f"at {width} pixels"
+            assert not any(overlap(note, cell) for note in notes for cell in code), f"at {width} pixels"
+            visit.page.evaluate("window.scrollTo(500, 0)")
+            assert visit.page.evaluate("window.scrollX") == 0, f"at {width} pixels"
+
+
+def overlap(a: dict[str, float], b: dict[str, float]) -> bool:
+    """Whether two boxes share more than an edge."""
+    return all(
+        a[at] + a[size] > b[at] + 1 and b[at] + b[size] > a[at] + 1 for at, size in (("x", "width"), ("y", "height"))
+    )
+
+
+CONTRAST = """
+() => {
+  const parse = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const luminance = rgb => {
+    const [r, g, b] = rgb.map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length === 3 || c[3] > 0.99) return c.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const texts = 'div.cell_output figcaption, div.cell_output table.dataframe td, figure.chart svg text';
+  return [...document.querySelectorAll(texts)].map(e => {
+    const style = getComputedStyle(e);
+    const ink = parse(e.closest('svg') ? style.fill : style.color).slice(0, 3);
+    const [hi, lo] = [luminance(ink), luminance(behind(e))].sort((a, b) => b - a);
+    return [(hi + 0.05) / (lo + 0.05), e.textContent.slice(0, 40)];
+  }).filter(([ratio]) => ratio < 4.5);
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", [name for name in toc_files() if name.startswith("chapters/")] or ["book/index"])
+def test_charts_and_tables_can_be_read_in_light_and_dark(browser, name, scheme):
+    """WCAG's 4.5 : 1 between the words of figures and what lies behind them."""
+    with Visit(*browser, scheme=scheme) as visit:
+        visit.open(name)
+        assert visit.page.evaluate(CONTRAST) == []
+
+
+def test_a_chapter_shows_its_figures_without_scripts(browser):
+    chapters = [name for name in toc_files() if name.startswith("chapters/")]
+    if not chapters:
+        pytest.skip("there is no chapter yet")
+    with Visit(*browser, scripts=False) as visit:
+        visit.page.goto((visit.html / f"{chapters[0]}.html").as_uri())
+        chart = visit.page.locator("figure.chart > svg, figure.tokens, section.explorer table").first
+        assert chart.is_visible()

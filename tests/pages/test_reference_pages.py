@@ -1,0 +1,81 @@
+"""The reference pages say what the code says: knobs, defaults and ranges; code excerpts that exist."""
+
+import ast
+import dataclasses
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ppo_lib.trainers.dpo import DPOConfig
+from ppo_lib.trainers.grpo import GRPOConfig
+from ppo_lib.trainers.options import describe_range
+from ppo_lib.trainers.ppo_config import PPOConfig
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "book/hyperparameters.md").read_text(encoding="utf-8")
+CONFIGS: dict[str, Any] = {"DPO": DPOConfig, "GRPO": GRPOConfig}  # by the title of their section; the others are PPO's
+ROWS = [
+    (CONFIGS.get(section.split("\n")[0], PPOConfig), *row)
+    for section in re.split(r"^## ", PAGE, flags=re.M)
+    for row in re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", section, re.M)
+]
+EXCERPTS = re.findall(
+    r"```\{literalinclude\} \.\./(\S+)\n(.*?)```", (ROOT / "book/details.md").read_text(encoding="utf-8"), re.S
+)
+
+
+def knobs(config: type) -> dict[str, Any]:
+    return {field.name: field for field in dataclasses.fields(config)}
+
+
+def described(config: type, name: str) -> tuple[Any, str]:
+    """Default and values of a knob, as the code has them."""
+    field, hint = knobs(config)[name], typing.get_type_hints(config)[name]
+    kinds: list[Any] = [kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType]
+    optional = types.NoneType in typing.get_args(hint)
+    return field.default, describe_range(field, kinds[0]) + (", or null" if optional else "")
+
+
+def test_every_knob_of_ppo_is_on_the_page_once() -> None:
+    assert sorted(name for config, name, _, _ in ROWS if config is PPOConfig) == sorted(knobs(PPOConfig))
+
+
+@pytest.mark.parametrize("config", [DPOConfig, GRPOConfig])
+def test_what_the_other_methods_do_not_share_with_ppo_is_in_their_section_once(config: type) -> None:
+    own = [
+        name
+        for name in knobs(config)
+        if name not in knobs(PPOConfig) or described(config, name) != described(PPOConfig, name)
+    ]
+    listed = [name for owner, name, _, _ in ROWS if owner is config]
+    assert len(listed) == len(set(listed))
+    assert set(own) <= set(listed) <= set(knobs(config))
+
+
+@pytest.mark.parametrize(("config", "name", "default", "values"), ROWS)
+def test_default_and_range_on_the_page_are_those_of_the_code(
+    config: type, name: str, default: str, values: str
+) -> None:
+    assert (yaml.safe_load(default), values.strip()) == described(config, name)
+
+
+@pytest.mark.parametrize(("path", "options"), EXCERPTS)
+def test_excerpts_of_the_details_page_exist(path: str, options: str) -> None:
+    source = (ROOT / path).read_text(encoding="utf-8")
+    for marker in re.findall(r":(?:start|end)-at: (.+)", options):
+        assert marker in source, f"{path} no longer holds {marker!r}"
+    for name in re.findall(r":pyobject: (\S+)", options):
+        tree: Any = ast.parse(source)
+        for part in name.split("."):
+            tree = next((node for node in tree.body if getattr(node, "name", None) == part), None)
+            assert tree is not None, f"{path} no longer defines {name}"
+
+
+def test_details_are_numbered_in_order() -> None:
+    text = (ROOT / "book/details.md").read_text(encoding="utf-8")
+    assert [int(n) for n in re.findall(r"^### (\d+)\.", text, re.M)] == list(range(1, 34))

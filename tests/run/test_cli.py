@@ -1,0 +1,553 @@
+"""The command line: what it does, what it refuses and with which exit code, and that a killed run ends the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ppo_lib.run import stages
+from ppo_lib.run.cli import main
+from ppo_lib.run.speaking import load_speaker
+
+CLOCKS = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
+
+
+def make_model(folder: Path) -> Path:
+    """A random language model over bytes, saved as a hub model would be."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "<eos>": 1} | {letter: i + 2 for i, letter in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128,
+        eos_token_id=1, pad_token_id=0, bos_token_id=None, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def write_jsonl(path: Path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> dict[str, str]:
+    """A tiny model, data files, and a recipe for them."""
+    folder = tmp_path_factory.mktemp("world")
+    model = str(make_model(folder / "model"))
+    words = ["a", "bc", "d e", "fgh", "ij", "k", "lm n", "o"]
+    data = write_jsonl(folder / "sft.jsonl", [{"prompt": w, "response": w[::-1]} for w in words])
+    pairs = write_jsonl(
+        folder / "pairs.jsonl", [{"prompt": w, "chosen": w + "!", "rejected": "no " + w} for w in words]
+    )
+    prompts = write_jsonl(folder / "prompts.jsonl", [{"prompt": w} for w in words])
+    common = {"model": model, "device": "cpu", "batch": 4, "microbatch": 2, "epochs": 2}
+    recipe = {
+        "sft": common | {"data": data},
+        "reward": common | {"data": pairs, "lora_rank": 2},
+        "ppo": {
+            "model": model, "prompts": prompts, "reward_model": "tests_reward:length", "device": "cpu",
+            "iterations": 4, "rollout_batch": 4, "minibatch": 2, "microbatch": 2, "epochs": 2,
+            "max_new_tokens": 6, "lora_rank": 2,
+        },
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "tests_reward.py").write_text(
+        "def length(prompts, responses):\n    return [float(len(r)) for r in responses]\n\nnumber = 3\n"
+    )
+    files = {"model": model, "sft": data, "pairs": pairs, "prompts": prompts}
+    return files | {"recipe": str(folder / "recipe.yaml"), "folder": str(folder)}
+
+
+@pytest.fixture(autouse=True)
+def importable(world, monkeypatch):
+    monkeypatch.syspath_prepend(world["folder"])
+
+
+def train(world, stage, out, *more):
+    return main(["train", stage, "--config", world["recipe"], "--out", str(out), "--quiet", *more])
+
+
+def metrics_of(folder):
+    """The metrics without clocks and memory, which may differ between two equal runs."""
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("stage", "iterations", "words"),
+    [
+        ("sft", 4, "4 optimizer steps"),
+        ("reward", 4, "4 optimizer steps"),
+        ("ppo", 4, "4 iterations x 2 epochs x 2 minibatches = 16 optimizer steps"),
+    ],
+)
+def test_train_says_its_steps_and_leaves_a_whole_run_folder(world, tmp_path, capsys, stage, iterations, words):
+    out = tmp_path / "run"
+    assert train(world, stage, out) == 0
+    said = capsys.readouterr().out
+    assert words in said
+    assert "microbatch 2" in said
+    assert [row["iteration"] for row in metrics_of(out)] == list(range(1, iterations + 1))
+    assert {"config.yaml", "metrics.jsonl", "manifest.json", "checkpoints", "model"} <= {p.name for p in out.iterdir()}
+
+
+def test_ppo_writes_the_metrics_that_the_book_names(world, tmp_path):
+    train(world, "ppo", tmp_path / "run")
+    names = (
+        "iteration score_mean score_std kl_k1 kl_k3 entropy clip_fraction approx_kl ratio_max policy_loss value_loss "
+        "explained_variance grad_norm response_length eos_rate beta learning_rate seconds_rollout seconds_update "
+        "tokens_per_second peak_memory_bytes"
+    )
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(names.split()) <= set(row)
+    assert next(iter(row)) == "iteration"
+    sample = json.loads((tmp_path / "run" / "samples.jsonl").read_text().splitlines()[0])
+    assert {"iteration", "prompt", "response", "score"} <= set(sample)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_full_fine_tuning_leaves_a_plain_model_that_samples(world, tmp_path, capsys, critic):
+    layout = ["--set", "finetune=full", "--set", f"critic={critic}", "--set", "iterations=2"]
+    run = ["train", "ppo", "--config", world["recipe"], *layout, "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(run) == 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert (tmp_path / "run" / "model" / "critic").is_dir() == (critic == "separate")
+    capsys.readouterr()
+    assert main(["sample", "--model", str(tmp_path / "run"), "--prompt", "a", "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out
+
+
+def test_set_changes_a_key_and_the_run_records_it(world, tmp_path):
+    assert train(world, "ppo", tmp_path / "run", "--set", "beta=1e-3", "--set", "iterations=1") == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["beta"] == 0.001
+    assert len(metrics_of(tmp_path / "run")) == 1
+
+
+def test_a_file_without_sections_is_one_stage(world, tmp_path):
+    section = yaml.safe_load(Path(world["recipe"]).read_text())["sft"]
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(section))
+    arguments = ["train", "sft", "--config", str(tmp_path / "sft.yaml"), "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(arguments) == 0
+
+
+def refused(capsys, code):
+    """The one line on stderr of a refusal."""
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line]
+    assert code == 2, said
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("ppo_lib")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epsilonn=0.1", ["epsilonn", "did you mean 'epsilon'"]),
+        ("beta=-1", ["beta", "-1", "at least 0"]),
+        ("iterations=2.5", ["iterations", "2.5", "whole number"]),
+        ("gamma=1.5", ["gamma", "1.5", "at most 1"]),
+        ("kl_estimator=k4", ["kl_estimator", "k4", "one of k1, k2, k3"]),
+        ("minibatch=3", ["minibatch", "3", "rollout_batch"]),
+        ("top_p=0.9", ["top_p", "refused", "log-probs"]),
+        ("model=nowhere/at/all", ["nowhere/at/all", "cannot be loaded"]),
+        ("prompts=missing.jsonl", ["missing.jsonl", "No such file"]),
+        ("reward_model=nothing", ["reward_model", "'nothing'", "package.module:function"]),
+        ("reward_model=no_such_module:f", ["no_such_module:f", "cannot be imported"]),
+        ("reward_model=tests_reward:missing", ["tests_reward:missing", "cannot be imported"]),
+        ("reward_model=tests_reward:number", ["tests_reward:number", "not a function"]),
+        ("device=toaster", ["device", "toaster", "auto, cpu or cuda"]),
+        ("device=xla", ["device", "xla", "this machine has none"]),
+        ("device=cuda:99", ["device", "cuda:99", "this machine has none"]),
+        ("max_new_tokens=1000", ["1000"]),
+        ("beta", ["--set", "key=value"]),
+    ],
+)
+def test_bad_input_to_ppo_is_refused_in_one_line_and_nothing_is_written(world, tmp_path, capsys, setting, words):
+    line = refused(capsys, train(world, "ppo", tmp_path / "run", "--set", setting))
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ('{"prompt": "a"}\n', ["line 1", "response is None"]),
+        ('{"prompt": "a", "response": "b"}\n[1]\n', ["line 2", "prompt is None"]),
+        ('{"prompt": "a", "response": "b"}\n\n{"prompt": 3, "response": "b"}\n', ["line 3", "prompt is 3"]),
+        ('{"prompt": " ", "response": "b"}\n', ["line 1", "prompt is ' '"]),
+        ('{"prompt": "a", "resp\n', ["line 1", "is not JSON"]),
+        ("\n", ["holds no line"]),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_naming_file_and_line(world, tmp_path, capsys, rows, words):
+    (tmp_path / "bad.jsonl").write_text(rows)
+    line = refused(capsys, train(world, "sft", tmp_path / "run", "--set", f"data={tmp_path / 'bad.jsonl'}"))
+    assert "bad.jsonl" in line
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_is_not_text_is_refused(world, tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff\xfe\x00")
+    line = refused(capsys, train(world, "sft", tmp_path / "run", "--set", f"data={tmp_path / 'bad.jsonl'}"))
+    assert "not UTF-8" in line
+
+
+def test_an_out_folder_in_use_is_refused_and_left_as_it_is(world, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    for command in (["train", "sft"], ["align"]):
+        line = refused(capsys, main([*command, "--config", world["recipe"], "--out", str(tmp_path)]))
+        assert "not empty" in line
+        assert "--resume" in line
+        line = refused(capsys, main([*command, "--config", world["recipe"], "--out", str(tmp_path), "--resume"]))
+        assert "not a run" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_resuming_with_another_setting_is_refused_naming_it(world, tmp_path, capsys):
+    assert train(world, "sft", tmp_path / "run") == 0
+    capsys.readouterr()
+    line = refused(capsys, train(world, "sft", tmp_path / "run", "--resume", "--set", "seed=5"))
+    assert "seed 0" in line
+    assert "5" in line
+    assert train(world, "sft", tmp_path / "run", "--resume") == 0
+    assert "already done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "sft", "--config", "missing.yaml", "--out", "x"], "cannot read the configuration"),
+        (["train", "sft", "--recipe", "pockett", "--out", "x"], "known recipes: gsm8k, pocket, preferences, stories"),
+        (["align", "--recipe", "pocket", "--out", "x", "--set", "sft=3"], "section sft is 3"),
+        (["report", "missing"], "not a folder"),
+        (["report", "."], "nothing to report"),
+        (["sample", "--model", "missing", "--prompt", "a"], "cannot be loaded"),
+        (["sample", "--model", "pocket:huge", "--prompt", "a"], "pocket:base and pocket:sft"),
+    ],
+)
+def test_other_bad_input_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(capsys, main(arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train", "dpo", "--recipe", "pocket", "--out", "x"],
+        ["train", "sft", "--out", "x"],
+        ["train", "sft", "--recipe", "pocket"],
+        ["train", "sft", "--recipe", "pocket", "--config", "x.yaml", "--out", "x"],
+        ["train", "sft", "--recipe", "pocket", "--out", "x", "--log", "paper"],
+        ["train", "sft", "--recipe", "pocket", "--out", "x", "--checkpoint-every", "0"],
+        ["train", "sft", "--recipe", "pocket", "--out", "x", "--checkpoint-every", "often"],
+        ["sample", "--model", "x", "--prompt", "a", "--temperature", "hot"],
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_one_line(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert "--help" in refused(capsys, caught.value.code)
+
+
+def test_a_recipe_without_the_section_is_refused(world, tmp_path, capsys):
+    (tmp_path / "half.yaml").write_text("sft: {}\nreward: {}\n")
+    common = ["--config", str(tmp_path / "half.yaml"), "--out", str(tmp_path / "run")]
+    assert "no section 'ppo'" in refused(capsys, main(["train", "ppo", *common]))
+    assert "align needs sft, reward, ppo" in refused(capsys, main(["align", *common]))
+
+
+def test_a_launch_with_an_engine_that_is_not_supported_is_refused(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert "asked for DeepSpeed" in refused(capsys, train(world, "sft", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_training(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: None)
+    line = refused(capsys, train(world, "sft", tmp_path / "run", "--log", "trackio"))
+    assert "pip install trackio" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["wandb", "trackio"])
+def test_a_tracker_gets_the_config_and_every_iteration(world, tmp_path, monkeypatch, kind):
+    calls = []
+
+    class Client:
+        init = staticmethod(lambda **kwargs: calls.append(("init", kwargs)))
+        log = staticmethod(lambda metrics, step: calls.append(("log", step, metrics)))
+        finish = staticmethod(lambda: calls.append(("finish",)))
+
+    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, kind, Client)
+    assert train(world, "sft", tmp_path / "run", "--log", kind) == 0
+    assert [call[0] for call in calls] == ["init", "log", "log", "log", "log", "finish"]
+    assert calls[0][1]["config"]["batch"] == 4
+    assert [call[1] for call in calls[1:-1]] == [1, 2, 3, 4]
+    assert "loss" in calls[1][2]
+    assert "iteration" not in calls[1][2]
+
+
+def test_tensorboard_gets_every_metric_at_its_iteration(world, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "run" / "tensorboard")
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    assert train(world, "sft", tmp_path / "run", "--log", "tensorboard") == 0
+    losses = [row["loss"] for row in metrics_of(tmp_path / "run")]
+    assert [entry for entry in written if entry[0] == "loss"] == [("loss", v, i + 1) for i, v in enumerate(losses)]
+    assert written[-1] == "closed"
+
+
+def test_the_real_tensorboard_reads_what_was_written(world, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert train(world, "sft", tmp_path / "run", "--log", "tensorboard") == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = metrics_of(tmp_path / "run")
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
+
+
+def test_a_fault_in_the_code_is_not_taken_for_bad_input(world, tmp_path, monkeypatch):
+    def broken(self):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(stages.SFTTrainer, "step", broken)
+    with pytest.raises(RuntimeError, match="a bug"):  # python then exits with 1 and a traceback to report
+        train(world, "sft", tmp_path / "run")
+
+
+def test_out_of_memory_is_one_line_with_the_remedy(world, tmp_path, monkeypatch, capsys):
+    def full(self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore lines")
+
+    monkeypatch.setattr(stages.SFTTrainer, "step", full)
+    assert train(world, "sft", tmp_path / "run") == 1
+    err = capsys.readouterr().err
+    assert "lower microbatch" in err
+    assert "More lines" not in err
+
+
+def test_ctrl_c_exits_with_130_and_resume_ends_the_same(world, tmp_path, monkeypatch, capsys):
+    step = stages.PPOTrainer.step
+
+    def interrupted(self):
+        if self.iteration == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    assert train(world, "ppo", tmp_path / "whole") == 0
+    with monkeypatch.context() as patches:
+        patches.setattr(stages.PPOTrainer, "step", interrupted)
+        assert train(world, "ppo", tmp_path / "run") == 130
+    assert "stopped after iteration 2 of 4; go on with --resume" in capsys.readouterr().err
+    assert train(world, "ppo", tmp_path / "run", "--resume") == 0
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+
+
+@pytest.fixture(scope="session")
+def aligned(world, tmp_path_factory):
+    """The folder of a finished ``align``, and what it said."""
+    out = tmp_path_factory.mktemp("aligned") / "run"
+    done = command("align", "--config", world["recipe"], "--out", str(out), "--quiet", cwd=world["folder"])
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def command(*arguments, **options):
+    root = str(Path(stages.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "ppo_lib", *arguments], capture_output=True, text=True, env=environment, **options
+    )
+
+
+def test_align_prints_before_and_after_and_writes_the_report(aligned):
+    out, said = aligned
+    for words in ("optimizer steps", "SFT", "PPO", "proxy score", "KL, nats per response", "training prompts"):
+        assert words in said
+    assert {p.name for p in out.iterdir()} == {"config.yaml", "sft", "reward", "ppo", "evaluation.json", "report.html"}
+    result = json.loads((out / "evaluation.json").read_text())
+    assert result["before"]["kl_k1"] == pytest.approx(0.0, abs=1e-5)  # the SFT model is the reference
+    assert result["prompts"] == 8
+
+
+def test_a_reader_that_goes_away_is_no_bad_input(aligned):
+    out, _ = aligned
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppo_lib", "report", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(stages.__file__).parents[2],
+    )  # fmt: skip
+    process.stdout.close()
+    assert process.wait() in (0, 128 + signal.SIGPIPE)
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_align_stands_on_the_models_it_has_just_made(aligned):
+    out, _ = aligned
+    for stage in ("reward", "ppo"):
+        base = json.loads((out / stage / "model" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert base.endswith("sft/model")
+    assert yaml.safe_load((out / "ppo" / "config.yaml").read_text())["reward_model"] == "../reward/model"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("temperature=0.7", "evaluation.temperature is 1.0, but must be ppo.temperature, which is 0.7"),
+        ("evaluation.pairs=gone.jsonl", "cannot read the data 'gone.jsonl'"),
+        ("evaluation.prompts=gone.jsonl", "cannot read the data 'gone.jsonl'"),
+        ("second_judge=tests_reward:gone", "second_judge is 'tests_reward:gone', which cannot be imported"),
+    ],
+)
+def test_align_refuses_before_it_trains_what_only_its_end_would_use(world, tmp_path, capsys, setting, words):
+    code = main(["align", "--config", world["recipe"], "--out", str(tmp_path / "run"), "--quiet", "--set", setting])
+    assert words in refused(capsys, code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_align_again_with_resume_shows_the_same_table_and_trains_nothing(world, aligned, capsys, monkeypatch):
+    out, said = aligned
+    before = metrics_of(out / "ppo")
+    assert main(["align", "--config", world["recipe"], "--out", str(out), "--quiet", "--resume"]) == 0
+    again = capsys.readouterr().out
+    assert again.count("already done") == 3
+    table = said[said.index("On 8") : said.index("Report:")]
+    assert table in again
+    assert metrics_of(out / "ppo") == before
+
+
+def test_sample_speaks_with_runs_models_and_policies(world, aligned, tmp_path, monkeypatch, capsys):
+    out, _ = aligned
+    for model in (world["model"], out / "sft", out / "ppo", out / "ppo" / "model", out):
+        assert main(["sample", "--model", str(model), "--prompt", "a", "--max-new-tokens", "4"]) == 0
+    capsys.readouterr()
+    arguments = ["--prompt", "a", "--prompt", "b", "--max-new-tokens", "4", "--temperature", "1", "--seed", "3"]
+    assert main(["sample", "--model", str(out), *arguments]) == 0
+    lines = capsys.readouterr().out
+    assert "a -> " in lines
+    assert "b -> " in lines
+    moved = tmp_path / "moved"
+    os.rename(out, moved)
+    try:
+        assert main(["sample", "--model", str(moved), *arguments]) == 0
+    finally:
+        os.rename(moved, out)
+    assert capsys.readouterr().out == lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["--prompt", "a", "--max-new-tokens", "1000"], "1000"),
+        (["--prompt", "a", "--temperature", "-1"], "temperature"),
+        (["--prompt", ""], "prompt 0"),
+        (["--prompt", "a", "--device", "cuda:x"], "device"),
+    ],
+)
+def test_sample_refuses_what_cannot_be_sampled(world, capsys, arguments, words):
+    assert words in refused(capsys, main(["sample", "--model", world["model"], *arguments]))
+
+
+def test_sample_asks_in_the_chat_template_that_the_run_was_trained_with(world, tmp_path):
+    folder = tmp_path / "chat"
+    shutil.copytree(world["model"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}ab{% endfor %}"
+    tokenizer.save_pretrained(str(folder))
+    out = tmp_path / "run"
+    assert train(world, "sft", out, "--set", f"model={folder}", "--set", "chat_template=true") == 0
+
+    def asked(model, chat=None):
+        backbone, _ = load_speaker(str(model), "cpu", chat)
+        return backbone.encode_prompts(["a"])[0]
+
+    plain, in_template = asked(folder), asked(folder, chat=True)
+    assert len(in_template) > len(plain)
+    for model in (out, out / "model"):
+        assert asked(model) == in_template
+        assert asked(model, chat=False) == plain
+
+
+def test_sample_refuses_a_chat_template_that_is_not_there(world, capsys):
+    arguments = ["sample", "--model", world["model"], "--prompt", "a", "--chat-template"]
+    assert "no chat template" in refused(capsys, main(arguments))
+
+
+def test_sample_refuses_a_reward_model_and_an_unfinished_run(aligned, tmp_path, capsys):
+    out, _ = aligned
+    assert "reward model" in refused(capsys, main(["sample", "--model", str(out / "reward"), "--prompt", "a"]))
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    assert "not finished" in refused(capsys, main(["sample", "--model", str(tmp_path), "--prompt", "a"]))
+
+
+def test_ppo_takes_a_reward_model_folder_of_another_backbone(world, aligned, tmp_path):
+    out, _ = aligned
+    assert train(world, "ppo", tmp_path / "run", "--set", f"reward_model={out / 'reward' / 'model'}") == 0
+    assert len(metrics_of(tmp_path / "run")) == 4
+
+
+@pytest.mark.slow
+def test_a_real_align_killed_again_and_again_ends_with_the_same_metrics(world, aligned, tmp_path):
+    """SIGKILL at the n-th line of metrics over all stages, then go on; every restart must get further."""
+    whole, _ = aligned
+    out = tmp_path / "killed"
+    environment = os.environ | {"PYTHONPATH": str(Path(stages.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    arguments = ["align", "--config", world["recipe"], "--out", str(out), "--quiet", "--checkpoint-every", "1"]
+
+    def lines():
+        paths = [out / stage / "metrics.jsonl" for stage in ("sft", "reward", "ppo")]
+        return sum(path.read_bytes().count(b"\n") for path in paths if path.exists())
+
+    for target in (1, 3, 4, 6, 9, 11, 12):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ppo_lib", *arguments, "--resume"], env=environment, cwd=world["folder"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and lines() < target:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        assert lines() >= min(target, 12)
+    assert command(*arguments, "--resume", cwd=world["folder"]).returncode == 0
+    for stage in ("sft", "reward", "ppo"):
+        assert metrics_of(out / stage) == metrics_of(whole / stage)
+    for name in ("before", "after"):
+        ours, theirs = (json.loads((f / "evaluation.json").read_text())[name] for f in (out, whole))
+        assert ours == theirs

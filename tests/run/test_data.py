@@ -1,0 +1,139 @@
+"""Where the stages' texts come from: JSONL files, data sets of the hub (simulated here), and what is refused."""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from ppo_lib import pocket
+from ppo_lib.run.data import load_demonstrations, load_pairs, load_problems, load_prompts, prepared
+
+COMMIT = "89abcdef" * 5
+USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+
+
+class DatasetsError(Exception):
+    """As the package datasets has it."""
+
+
+class DatasetNotFoundError(DatasetsError, FileNotFoundError):
+    """As the package datasets has it."""
+
+
+@pytest.fixture
+def hub_rows(monkeypatch):
+    """Pretends that the hub has these rows; keeps what was asked for."""
+    asked = SimpleNamespace(rows=[], error=None, builders=[], splits=[], cached=None)
+
+    def load_dataset_builder(name, config, revision):
+        asked.builders.append((name, config, revision))
+        if asked.error is not None:
+            raise asked.error
+        return SimpleNamespace(hash=asked.cached or revision, download_and_prepare=lambda: None, as_dataset=as_dataset)
+
+    def as_dataset(split):
+        asked.splits.append(split)
+        return asked.rows
+
+    package, exceptions = ModuleType("datasets"), ModuleType("datasets.exceptions")
+    package.load_dataset_builder, exceptions.DatasetsError = load_dataset_builder, DatasetsError
+    prepared.cache_clear()
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    monkeypatch.setitem(sys.modules, "datasets.exceptions", exceptions)
+    return asked
+
+
+def write(path, *rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def test_the_pocket_atlas_is_a_source_with_two_splits():
+    assert load_prompts("pocket") == pocket.prompts("train")
+    assert load_prompts("pocket", "heldout") == pocket.prompts("heldout")
+    assert load_pairs("pocket", "heldout") == pocket.preference_pairs("heldout")
+    assert load_demonstrations("pocket") == pocket.demonstrations()
+
+
+def test_columns_may_have_the_names_that_data_sets_give_them(tmp_path):
+    file = write(tmp_path / "a.jsonl", {"question": "2 + 2?", "answer": "#### 4", "source": "me"})
+    assert load_problems(file) == load_demonstrations(file) == [("2 + 2?", "#### 4")]
+    assert load_prompts(file) == ["2 + 2?"]
+
+
+def test_conversations_of_one_turn_are_read(tmp_path):
+    better, worse = [USER, ASSISTANT], [USER, {"role": "assistant", "content": "5"}]
+    beside = write(tmp_path / "a.jsonl", {"prompt": "2 + 2?", "chosen": better, "rejected": worse, "messages": better})
+    inside = write(tmp_path / "b.jsonl", {"chosen": better, "rejected": worse})
+    asked = write(tmp_path / "c.jsonl", {"prompt": [USER], "chosen": [ASSISTANT], "rejected": worse[1:]})
+    for file in (beside, inside, asked):
+        assert load_pairs(file) == [("2 + 2?", "4", "5")]
+        assert load_prompts(file) == ["2 + 2?"]
+        assert load_demonstrations(file) == [("2 + 2?", "4")]
+
+
+def test_several_turns_are_refused_naming_the_line(tmp_path):
+    file = write(tmp_path / "a.jsonl", {"messages": [USER, ASSISTANT, USER, ASSISTANT]})
+    with pytest.raises(ValueError, match=r"a.jsonl, line 1: prompt is None"):
+        load_demonstrations(file)
+
+
+def test_a_data_set_is_asked_for_at_its_commit_and_split(hub_rows):
+    hub_rows.rows = [{"prompt": "a", "chosen": "b", "rejected": "c", "score": 1.0}]
+    assert load_pairs(f"owner/data/part@{COMMIT}:train[:5]") == [("a", "b", "c")]
+    load_prompts(f"owner/data@{COMMIT}:test")
+    assert hub_rows.builders == [("owner/data", "part", COMMIT), ("owner/data", None, COMMIT)]
+    assert hub_rows.splits == ["train[:5]", "test"]
+
+
+def test_a_data_set_that_is_read_often_is_looked_up_once(hub_rows):
+    hub_rows.rows = [{"prompt": "a"}]
+    for split in ("train", "test", "train[:3]"):
+        load_prompts(f"owner/data@{COMMIT}:{split}")
+    assert len(hub_rows.builders) == 1
+    assert hub_rows.splits == ["train", "test", "train[:3]"]
+
+
+def test_another_commit_from_the_cache_is_refused(hub_rows):
+    """Without a hub, datasets takes the newest commit that its cache has."""
+    hub_rows.rows, hub_rows.cached = [{"prompt": "a"}], "f" * 40
+    with pytest.raises(ValueError, match=r"another commit, f{40}; try again with a network"):
+        load_prompts(f"owner/data@{COMMIT}:train")
+
+
+def test_a_data_set_without_the_column_is_refused_naming_those_it_has(hub_rows):
+    hub_rows.rows = [{"prompt": "a", "chosen": "b"}]
+    with pytest.raises(ValueError, match="row 0: rejected is None") as error:
+        load_pairs(f"owner/data@{COMMIT}:train")
+    assert "its columns are prompt, chosen" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionError("Couldn't reach it"), "the hub cannot be reached"),
+        (
+            ValueError('Unknown split "trian". Should be one of ["train"].'),
+            'Should be one of ["train"]; write OWNER/NAME',
+        ),
+        (DatasetNotFoundError("Dataset 'owner/data' doesn't exist on the Hub"), "check the spelling"),
+        (DatasetsError("An error occurred while generating the dataset"), "while generating"),
+    ],
+)
+def test_a_data_set_that_cannot_be_had_is_refused_with_the_reason(hub_rows, error, words):
+    hub_rows.error = error
+    with pytest.raises(ValueError, match=r"owner/data.* cannot be loaded") as told:
+        load_prompts(f"owner/data@{COMMIT}:trian")
+    assert words in str(told.value)
+
+
+def test_without_the_package_datasets_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match="pip install datasets, or give a JSONL file"):
+        load_prompts(f"owner/data@{COMMIT}:train")
+
+
+def test_worlds_without_exact_answers_have_no_problems():
+    with pytest.raises(ValueError, match="'pocket' has no exact answers"):
+        load_problems("pocket")

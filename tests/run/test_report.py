@@ -1,0 +1,172 @@
+"""The HTML report: one self-contained page, for whole, partial and aligned runs, safe with any text."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from ppo_lib.book.jsonl import append_lines
+from ppo_lib.run.checkpoints import write_atomic
+from ppo_lib.run.evaluation import format_table, load_evaluation, save_evaluation
+from ppo_lib.run.report import CHARTS, write_report
+from ppo_lib.trainers.options import ConfigError
+
+NASTY = '<script>alert("x")</script> & <img src=https://example.org/x.png> "quoted"'
+
+
+def ppo_rows(count):
+    return [
+        {
+            "iteration": i + 1,
+            "score_mean": i / 10,
+            "gold_mean": i / 20,
+            "kl_k1": 0.3 * i - 0.1,
+            "kl_k3": 0.3 * i,
+            "entropy": 1.0,
+            "clip_fraction": 0.1,
+            "eos_rate": 1.0,
+            "explained_variance": math.nan if i == 0 else 0.5,
+            "beta": 0.1,
+        }
+        for i in range(count)
+    ]
+
+
+def make_run(folder, rows, finished=True, config=None):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config or {"beta": 0.1, "model": NASTY}))
+    append_lines(folder / "metrics.jsonl", rows)
+    samples = [
+        {"iteration": row["iteration"], "prompt": NASTY, "response": f"reply {row['iteration']}"} for row in rows
+    ]
+    append_lines(folder / "samples.jsonl", samples)
+    if finished:
+        (folder / "manifest.json").write_text(json.dumps({"seconds": 12.3, "seed": 0}))
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects tags with their attributes, and checks that they nest."""
+
+    VOID = ("meta", "br", "link", "img", "input", "hr")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def page_of(folder):
+    text = write_report(folder).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_a_run_gives_curves_samples_findings_and_configuration(tmp_path):
+    text, page = page_of(make_run(tmp_path / "run", ppo_rows(30)))
+    assert [tag for tag, _ in page.tags].count("figure") >= 6
+    for words in ("proxy score", "gold score", "Samples", "reply 1<", "reply 30<", "Configuration", "Manifest"):
+        assert words in text
+    assert "Finished: 30 iterations in 12 seconds." in text
+    assert "k1 is a difference of log-probs" in text  # the note on a negative k1
+
+
+def test_the_page_asks_nothing_of_any_host_and_has_no_script(tmp_path):
+    _, page = page_of(make_run(tmp_path / "run", ppo_rows(30)))
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "img", "iframe", "object", "embed")
+        for name, value in attributes.items():
+            assert name not in ("src", "href", "action", "srcset")
+            assert not name.startswith("on")
+            assert name == "xmlns" or "//" not in (value or "")
+
+
+def test_text_of_models_and_configs_cannot_become_markup(tmp_path):
+    text, _ = page_of(make_run(tmp_path / "run", ppo_rows(3)))
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(" in text
+
+
+def test_light_dark_and_phones_are_provided_for(tmp_path):
+    text, _ = page_of(make_run(tmp_path / "run", ppo_rows(3)))
+    assert "color-scheme: light dark" in text
+    assert 'name="viewport"' in text
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000])
+def test_a_run_that_is_not_finished_has_a_report(tmp_path, count):
+    folder = make_run(tmp_path / "run", ppo_rows(count), finished=False)
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b'{"iteration": 10')  # torn
+    text, _ = page_of(folder)
+    assert f"Not finished: {count} iterations so far." in text
+    assert len(text) < 1_000_000
+
+
+def test_a_run_without_samples_or_config_has_a_report(tmp_path):
+    append_lines(tmp_path / "metrics.jsonl", [{"iteration": 1, "loss": 2.0}, {"iteration": 2, "loss": 1.0}])
+    text, _ = page_of(tmp_path)
+    assert "loss, nats" in text
+    assert "Samples" not in text
+
+
+def test_an_aligned_folder_shows_before_and_after_and_all_three_runs(tmp_path):
+    make_run(tmp_path / "sft", [{"iteration": i + 1, "loss": 2 / (i + 1)} for i in range(8)])
+    make_run(tmp_path / "reward", [{"iteration": i + 1, "loss": 0.6, "accuracy": 0.7} for i in range(8)])
+    make_run(tmp_path / "ppo", ppo_rows(8), finished=False)
+    result = {
+        "heldout": True,
+        "prompts": 192,
+        "before": {"score_mean": 0.0, "kl_k1": 0.0, "eos_rate": 1.0},
+        "after": {"score_mean": 1.25, "kl_k1": 4.0, "eos_rate": 1.0},
+        "rows": [{"prompt": NASTY, "response before": "A) quiz", "response after": "Paris.", "score after": 1.5}],
+    }
+    save_evaluation(tmp_path / "evaluation.json", result)
+    assert load_evaluation(tmp_path / "evaluation.json") == result
+    text, _ = page_of(tmp_path)
+    places = [text.index(words) for words in ("Before and after", ">PPO</h2>", ">Reward model</h2>", ">Supervised")]
+    assert places == sorted(places)
+    assert "192 held-out prompts" in text
+    assert "A) quiz" in text
+    table = format_table(result)
+    assert re.search(r"proxy score +0\.000 +1\.250 +\+1\.250", table)
+    assert "192 held-out prompts" in table
+
+
+def test_every_chart_metric_is_drawn_once():
+    metrics = [name for _, _, names in CHARTS for name in names]
+    assert len(metrics) == len(set(metrics))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="not a folder"):
+        write_report(tmp_path / "missing")
+    with pytest.raises(ConfigError, match="nothing to report"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_evaluation_or_manifest_is_refused_with_the_remedy(tmp_path):
+    make_run(tmp_path / "ppo", ppo_rows(3))
+    write_atomic(tmp_path / "evaluation.json", "{")
+    with pytest.raises(ConfigError, match="remove it"):
+        write_report(tmp_path)
+    write_atomic(tmp_path / "ppo" / "manifest.json", "{")
+    with pytest.raises(ConfigError, match=r"manifest\.json in 'ppo' .* remove it"):
+        write_report(tmp_path / "ppo")
