@@ -32,8 +32,8 @@ from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.run.memory import cache_bytes_per_token, plan_memory
 from ppo_lib.sampling.rollout import sample
+from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 QWEN = bench_trl.GPU.shape
 TINY = {**QWEN, "vocab_size": 300, "hidden_size": 28, "intermediate_size": 64, "num_hidden_layers": 2}

@@ -32,8 +32,8 @@ from ppo_lib.book.recordings import save_recorded
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.run.manifests import manifest
+from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 PROMPT = 16
 
@@ -101,8 +101,8 @@ def measure(responses: int, length: int, model: tuple[int, int, int], device: st
 
         return call
 
-    sample = ppo_lib.sampling.shared_rollout.sample_together
-    ppo_lib.sampling.shared_rollout.sample_together = timed("generation", sample)
+    sample = ppo_lib.sampling.rollout.sample_together
+    ppo_lib.sampling.rollout.sample_together = timed("generation", sample)
     trainer.collect = timed("collect", trainer.collect)  # type: ignore[method-assign]
     trainer.update = timed("update", trainer.update)  # type: ignore[method-assign]
     runs = []
@@ -111,7 +111,7 @@ def measure(responses: int, length: int, model: tuple[int, int, int], device: st
             trainer.step()
             runs.append({**spent, "scoring": spent["collect"] - spent["generation"]})
     finally:
-        ppo_lib.sampling.shared_rollout.sample_together = sample
+        ppo_lib.sampling.rollout.sample_together = sample
     parts = {name: min(run[name] for run in runs[1:]) for name in ("generation", "scoring", "update")}
     weights = sum(p.numel() for p in backbone.parameters() if not p.requires_grad)
     return {"responses": responses, "length": length, "parameters": weights, **parts}

@@ -235,8 +235,8 @@ def run_ours(work: Work, layout: str, microbatch: int, iterations: int) -> dict[
     from ppo_lib.models.actor_critic import ActorCritic
     from ppo_lib.models.backbone import Backbone
     from ppo_lib.models.reward_model import RewardModel
+    from ppo_lib.trainers.configuration import PPOConfig
     from ppo_lib.trainers.ppo import PPOTrainer
-    from ppo_lib.trainers.ppo_config import PPOConfig
 
     torch.manual_seed(0)
     causal_lm = AutoModelForCausalLM.from_config(work.config(), dtype=getattr(torch, work.dtype)).to(work.device)

@@ -38,11 +38,10 @@ from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import decode_responses, encode_prompts
 from ppo_lib.run.manifests import manifest
 from ppo_lib.sampling.rollout import sample
-from ppo_lib.trainers.configuration import to_mapping
-from ppo_lib.trainers.dpo import DPOConfig, DPOTrainer
-from ppo_lib.trainers.grpo import GRPOConfig, GRPOTrainer
+from ppo_lib.trainers.configuration import DPOConfig, GRPOConfig, PPOConfig, to_mapping
+from ppo_lib.trainers.dpo import DPOTrainer
+from ppo_lib.trainers.grpo import GRPOTrainer
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 Job = tuple[str, float, int]  # method, beta, seed
 

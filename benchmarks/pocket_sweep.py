@@ -30,9 +30,8 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.tokens import encode_pairs
 from ppo_lib.run.manifests import manifest
 from ppo_lib.sampling.rollout import generate_text
-from ppo_lib.trainers.configuration import load_recipe, read_config, to_mapping
+from ppo_lib.trainers.configuration import PPOConfig, load_recipe, read_config, to_mapping
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 SEEDS = range(5)
 BETAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

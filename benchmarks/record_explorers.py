@@ -28,9 +28,8 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.tokens import TokenBatch, decode_responses
 from ppo_lib.run.manifests import manifest
 from ppo_lib.sampling.rollout import sample
-from ppo_lib.trainers.configuration import load_recipe, read_config, to_mapping
+from ppo_lib.trainers.configuration import PPOConfig, load_recipe, read_config, to_mapping
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 WARM_UP = 10
 KEPT_RESPONSES = 24  # of the batch of ratios

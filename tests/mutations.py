@@ -156,7 +156,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "adam: copies not written back": ("own_part(parameter).copy_(master)", "pass"),
     },
     ("trainers/optimizer.py", "parallel/test_sharding.py", "three"): {
-        "adam: gradient norm of this process alone": ("self.processes.add(squares)", "pass"),
+        "adam: gradient norm of this process alone": ("self.world.add(squares)", "pass"),
     },
     ("parallel/sharding.py", "parallel/test_sharding.py", "three"): {
         "sharding: gradients averaged": ("set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(3.0)"),
@@ -170,7 +170,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "cut-off responses scored with an EOS": ("if finished is not None:", "if False:"),
     },
     ("trainers/judging.py", "trainers/test_ppo.py", "told_which or same_scores"): {
-        "judge: cut-off responses taken for finished": ("processes.share(finished.tolist())", "None"),
+        "judge: cut-off responses taken for finished": ("world.share(finished.tolist())", "None"),
     },
     ("models/backbone.py", "models/test_actor_critic.py", "company and llama"): {
         "attention mask dropped": (
@@ -288,7 +288,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "ppo: generator not kept": ('self.generator.set_state(tensors["generator"].cpu())', "pass"),
         "ppo: beta does not adapt": ('self.kl.update(metrics["kl_k1"], self.config.rollout_batch)', "pass"),
     },
-    ("trainers/dpo.py", "trainers/test_dpo.py", ""): {
+    ("formulas/dpo.py", "trainers/test_dpo.py", ""): {
         "dpo: chosen and rejected swapped": (
             "chosen, rejected = rewards.chunk(2)",
             "rejected, chosen = rewards.chunk(2)",
@@ -300,6 +300,8 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
             '"ref_logprobs", ref_logprobs, keep).detach()',
             '"ref_logprobs", ref_logprobs, keep)',
         ),
+    },
+    ("trainers/dpo.py", "trainers/test_dpo.py", ""): {
         "dpo: the policy is its own reference": (
             "self.policy.reference_logprobs(batch)",
             "self.policy.evaluate(batch).logprobs",
@@ -365,7 +367,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "wins: sides": ("1.0 if b > a", "1.0 if b < a"),
         "wins: a tie is lost": ("0.5 if b == a", "0.0 if b == a"),
     },
-    ("run/verifiable.py", "run/test_verifiable.py", ""): {
+    ("run/judges.py", "run/test_verifiable.py", ""): {
         "verifiable: first mark": (
             "Decimal(found[-1].translate(NO_DIGITS)) if found else None\n\n\ndef last",
             "Decimal(found[0].translate(NO_DIGITS)) if found else None\n\n\ndef last",
@@ -437,7 +439,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     ("models/backbone.py", "models/test_shapes.py", "plan"): {
         "logits: never in slices": ("max(1, MAX_LOGITS //", "max(2**40, MAX_LOGITS //"),
     },
-    ("run/planning.py", "run/test_memory.py", "(second_judge or sft or widens) and not pocket"): {
+    ("run/memory.py", "run/test_memory.py", "(second_judge or sft or widens) and not pocket"): {
         "plan: no second judge": ("(config.second_judge, None)", "(None, None)"),
         "plan: a judge's backbone twice": ("weights = 0 if shared else", "weights = 0 if not shared else"),
         "plan: a published judge in half precision": ("count * (4 if on_cpu else 2)", "count * 2"),
@@ -448,7 +450,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "plan: no calibration": ("CALIBRATION_TOKENS // width)) * reward", "CALIBRATION_TOKENS // width)) * 0"),
     },
     ("run/commands.py", "run/test_memory.py", "print_their"): {
-        "plan: never printed": ("    run.processes.say(plan.table())\n", ""),
+        "plan: never printed": ("    run.world.say(plan.table())\n", ""),
         "plan: PPO's remedy for all": ("pick_device(config.device)), stage)", "pick_device(config.device)))"),
     },
     ("parallel/processes.py", "parallel/test_processes.py", "exchange or three or reward_model or sft or same_bits"): {
@@ -467,7 +469,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "processes: all for any": ("return any(self.gather([flag]))", "return all(self.gather([flag]))"),
         "processes: each keeps its own list": ("return [item for part in parts for item in part]", "return items"),
     },
-    ("sampling/shared_rollout.py", "parallel/test_processes.py", "three or one_row or same_bits or sampling"): {
+    ("sampling/rollout.py", "parallel/test_processes.py", "three or one_row or same_bits or sampling"): {
         "shared rollout: everybody's noise is the first's": (
             "noise=noise[mine.start : mine.stop]",
             "noise=noise[: len(mine)]",
@@ -476,7 +478,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
         "shared rollout: padding counted": ("row[:n].tolist()", "row.tolist()"),
         "shared rollout: own prompts for all": (
             "pad_pairs(prompts, responses",
-            "pad_pairs(own * processes.size, responses",
+            "pad_pairs(own * world.size, responses",
         ),
     },
     ("run/speaking.py", "run/test_cli.py", "chat_template_that"): {

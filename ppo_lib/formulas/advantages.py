@@ -106,3 +106,10 @@ def _discounted_sum(x: Tensor, discount: float) -> Tensor:
         running = x[:, t] + discount * running
         sums.append(running)
     return torch.stack(sums[::-1], dim=1)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """``1 - Var(returns - values) / Var(returns)`` over counted tokens: 1 a perfect critic, 0 a constant one."""
+    keep = mask.bool()
+    total = returns[keep].var(correction=0)
+    return float(1 - (returns - values)[keep].var(correction=0) / total) if float(total) > 0 else float("nan")

@@ -73,7 +73,7 @@ class Role(nn.Module):
     def save(self, folder: Path) -> None:
         """Write what is trained: the adapter as a PEFT folder, or the whole model, and the tokenizer."""
         whole = self.backbone.merged(None) if self.adapter is None else None
-        if not self.backbone.processes.first:  # it has given its part of the weights
+        if not self.backbone.world.first:  # it has given its part of the weights
             return
         if whole is not None:
             whole.save_pretrained(str(folder))
@@ -169,7 +169,7 @@ class ActorCritic(nn.Module):
         self.actor.save(folder)
         if self.critic is not self.actor:
             self.critic.save(folder / "critic")
-        if not self.backbone.processes.first:
+        if not self.backbone.world.first:
             return
         head = {k: v.detach().cpu() for k, v in self.value_head.state_dict().items()}
         save_file(head, folder / "value_head.safetensors")

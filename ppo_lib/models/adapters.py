@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import load_tensors, read_json
-from ppo_lib.parallel.sharding import own_part, whole
+from ppo_lib.models.world import ALONE, World
 
 
 def adapter_names(causal_lm: PreTrainedModel) -> list[str]:
@@ -131,7 +131,7 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str |
     set_peft_model_state_dict(causal_lm, tensors, adapter_name=name)
 
 
-def merged_model(causal_lm: PreTrainedModel, adapter: str | None) -> PreTrainedModel:
+def merged_model(causal_lm: PreTrainedModel, adapter: str | None, world: World = ALONE) -> PreTrainedModel:
     """A plain transformers model on the CPU: the weights, plus what the adapter adds to them (a new copy)."""
     model = AutoModelForCausalLM.from_config(causal_lm.config, dtype=causal_lm.dtype)
     state = {}
@@ -139,7 +139,7 @@ def merged_model(causal_lm: PreTrainedModel, adapter: str | None) -> PreTrainedM
     for key, tensor in causal_lm.state_dict().items():
         if "lora_" in key:
             continue
-        tensor = whole(own_part(tensor), tensor)  # of a model that is sharded
+        tensor = world.whole(world.own_part(tensor), tensor)
         module = key.partition(".base_layer.")[0]
         if adapter is not None and ".base_layer.weight" in key and module in lora:
             tensor = tensor + lora[module].get_delta_weight(adapter).to(tensor.dtype)

@@ -14,13 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ppo_lib.models import adapters
-from ppo_lib.models.forward_check import check_forward
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import eos_token_ids, load_causal_lm
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
-from ppo_lib.parallel.processes import ALONE, Processes
-from ppo_lib.parallel.sharding import place
+from ppo_lib.models.world import ALONE, World
 
 # The language-model head turns H numbers per token into V. It runs over slices of this many logits, which are
 # recomputed in the backward pass, so that no (B, T, V) tensor is ever held: 2^26 float32 logits are 256 MiB.
@@ -35,7 +33,7 @@ class Backbone(nn.Module):
         tokenizer: its tokenizer.
         name: where it came from; saved with adapters, so that they find their base again.
         chat_template: put every prompt into the tokenizer's chat template.
-        processes: those that hold the model's parts together; by default it is whole.
+        world: those that hold the model's parts together; by default it is whole.
 
     Attributes:
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
@@ -51,12 +49,12 @@ class Backbone(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         name: str,
         chat_template: bool = False,
-        processes: Processes = ALONE,
+        world: World = ALONE,
     ) -> None:
         super().__init__()
         if chat_template:
             in_chat_form(tokenizer, "")  # refuses a tokenizer without a template
-        self.chat_template, self.processes = chat_template, processes if processes.sharded else ALONE
+        self.chat_template, self.world = chat_template, world if world.sharded else ALONE
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
@@ -74,21 +72,21 @@ class Backbone(nn.Module):
         device: str = "cpu",
         dtype: str = "float32",
         chat_template: bool = False,
-        processes: Processes = ALONE,
+        world: World = ALONE,
     ) -> "Backbone":
         """Load a model and its tokenizer onto a device; arguments and errors as :func:`load_causal_lm`.
 
-        Processes that want it sharded hold it together, a part each.
+        World that want it sharded hold it together, a part each.
         """
         causal_lm, tokenizer = load_causal_lm(path, dtype)
-        place(causal_lm, device, processes.parts)
-        return cls(causal_lm, tokenizer, str(path), chat_template, processes)
+        world.place(causal_lm, device)
+        return cls(causal_lm, tokenizer, str(path), chat_template, world)
 
     def copy(self) -> "Backbone":
         """Another backbone with the same weights and no adapter, on the same device."""
         causal_lm = self.merged(None)
-        place(causal_lm, str(self.device), self.processes.parts)
-        copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.processes)
+        self.world.place(causal_lm, str(self.device))
+        copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.world)
         copy.gradient_checkpointing = self.gradient_checkpointing
         return copy
 
@@ -214,7 +212,7 @@ class Backbone(nn.Module):
 
     def merged(self, adapter: str | None) -> PreTrainedModel:
         """A plain transformers model in which the adapter has been added to the weights (a new copy)."""
-        return adapters.merged_model(self.causal_lm, adapter)
+        return adapters.merged_model(self.causal_lm, adapter, self.world)
 
     # --------------------------------------------------------------------------------------- hidden states, log-probs
 
@@ -230,7 +228,10 @@ class Backbone(nn.Module):
         block's activations at a time.
         """
         again = self.gradient_checkpointing and torch.is_grad_enabled()
-        with self.adapter(adapter), recomputed(self, adapter) if again else nullcontext():
+        with (
+            self.adapter(adapter),
+            recomputed(self.causal_lm, adapter, lambda: self.acting) if again else nullcontext(),
+        ):
             return self.body(
                 input_ids=batch.sequences,
                 attention_mask=batch.attention_mask,
@@ -275,3 +276,33 @@ class Backbone(nn.Module):
         flat = [torch.cat(column) for column in zip(*parts, strict=True)]
         logprobs, entropy = (x.new_zeros(keep.shape).masked_scatter(keep, x) for x in flat)
         return logprobs, entropy
+
+
+@torch.no_grad()
+def check_forward(backbone: "Backbone") -> None:
+    """Refuse a model whose log-probs would be wrong.
+
+    Raises:
+        ValueError: its logits are not its output head applied to its hidden states, or they change when a prompt is
+            padded on the left.
+    """
+    model, device = backbone.causal_lm, backbone.device
+    prompt, longer = [backbone.eos_token_ids[0], 0], [1, 0, 1, 0]
+    ids = torch.tensor([[*prompt, 1]], device=device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    own = model(**inputs).logits.float()
+    scale = float(own.abs().max())
+    head = backbone.logits(backbone.body(**inputs).last_hidden_state)
+    if not float((head - own).abs().max()) <= 1e-2 * scale:  # the same numbers, in a precision of their own
+        raise ValueError(
+            f"model {backbone.name!r} ({model.config.model_type}) changes its logits after the output head "
+            "in a way that ppo_lib does not know; its log-probs would be wrong"
+        )
+    batch = pad_pairs([prompt, longer], [[1], [1]], backbone.pad_token_id).to(device)
+    padded = backbone.logits(backbone.hidden_states(batch))[:1, -ids.shape[1] :]
+    exact = model.dtype in (torch.float32, torch.float64)
+    if not float((padded - own).abs().max()) <= (1e-3 if exact else 0.2) * scale:
+        raise ValueError(
+            f"model {backbone.name!r} ({model.config.model_type}, {model.dtype}) gives other logits "
+            "when a prompt is padded on the left; its log-probs would depend on the batch"
+        )

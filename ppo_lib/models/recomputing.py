@@ -6,32 +6,48 @@ forward pass (Chen et al., 2016). torch does the work; what is special here is t
 forward pass must be on again when the block is computed again, and by then another one may be.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from ppo_lib.models.adapters import switch_adapter
-from ppo_lib.parallel.sharding import blocks_of
 
-if TYPE_CHECKING:
-    from ppo_lib.models.backbone import Backbone
+
+def blocks_of(causal_lm: PreTrainedModel) -> list[nn.Module]:
+    """The transformer blocks of a model, by the names that transformers keeps of what must not be split.
+
+    Raises:
+        ValueError: it has none.
+    """
+    names = set(causal_lm._no_split_modules or ())
+    # Once sharded, a block's class is a new one, derived from its own.
+    kinds = ((module, {kind.__name__ for kind in type(module).__mro__}) for module in causal_lm.base_model.modules())
+    blocks = [module for module, kind in kinds if kind & names]
+    if not blocks:
+        kind = causal_lm.config.model_type
+        raise ValueError(
+            f"transformers does not say what the blocks of a {kind!r} model are; leave out FSDP and "
+            "gradient_checkpointing"
+        )
+    return blocks
 
 
 @contextmanager
-def recomputed(backbone: "Backbone", adapter: str | None) -> Iterator[None]:
+def recomputed(causal_lm: PreTrainedModel, adapter: str | None, current: Callable[[], str | None]) -> Iterator[None]:
     """While this is open, the blocks keep nothing but their inputs; the results are the same to the last bit.
 
     Args:
-        backbone: the model; its blocks are changed, and changed back.
+        causal_lm: the model; its blocks are changed, and changed back.
         adapter: the one that is on, and has to be when a block is computed again.
+        current: tells which one is on by then.
     """
-    blocks = blocks_of(backbone.causal_lm)
+    blocks = blocks_of(causal_lm)
     for block in blocks:
-        again = partial(contexts, backbone, block, adapter)
+        again = partial(contexts, block, adapter, current)
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=again)
     try:
         yield
@@ -41,16 +57,16 @@ def recomputed(backbone: "Backbone", adapter: str | None) -> Iterator[None]:
 
 
 def contexts(
-    backbone: "Backbone", block: nn.Module, adapter: str | None
+    block: nn.Module, adapter: str | None, current: Callable[[], str | None]
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """What surrounds a block's forward pass, and what surrounds its repetition."""
-    return nullcontext(), in_role(backbone, block, adapter)
+    return nullcontext(), in_role(block, adapter, current)
 
 
 @contextmanager
-def in_role(backbone: "Backbone", block: nn.Module, adapter: str | None) -> Iterator[None]:
+def in_role(block: nn.Module, adapter: str | None, current: Callable[[], str | None]) -> Iterator[None]:
     """One block with an adapter on, whatever is on in the others; cheaper than switching all of them."""
-    acting = backbone.acting
+    acting = current()
     if acting != adapter:
         switch_adapter(block, adapter)
     try:

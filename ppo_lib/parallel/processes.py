@@ -16,18 +16,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from ppo_lib.parallel.sharding import sharding_wanted
-from ppo_lib.trainers.options import ConfigError
-
-T = TypeVar("T")
-Rows = TypeVar("Rows", Tensor, list[Any], range)
+from ppo_lib.models.world import ALONE, Rows, T, World
+from ppo_lib.parallel.sharding import divide, is_part, own_part, part_of, sharding_wanted, whole
+from ppo_lib.trainers.configuration import ConfigError
 
 # How long a process waits for the others, who may be writing a model or waiting for a reward, before it gives up.
 PATIENCE = timedelta(minutes=30)
@@ -39,25 +38,17 @@ class ProcessLost(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those of its run; by default it is alone, and every method returns what it was given.
+class Processes(World):
+    """This process among several of its run."""
 
-    Attributes:
-        rank: number of this process, from 0.
-        size: how many there are.
-        device: the device that is this process's own, or None where the configuration decides alone.
-        sharded: the models are divided among the processes, instead of whole on each;
-            see :mod:`ppo_lib.parallel.sharding`.
-    """
-
-    rank: int = 0
-    size: int = 1
+    rank: int
+    size: int
     device: str | None = None
     sharded: bool = False
 
-    @classmethod
-    def launched(cls, device: str = "auto") -> "Processes":
-        """The processes that ``accelerate launch`` or ``torchrun`` has started; connects to the others.
+    @staticmethod
+    def launched(device: str = "auto") -> World:
+        """The world that ``accelerate launch`` or ``torchrun`` has started; connects to the other processes.
 
         Args:
             device: of the configuration: ``cpu``, ``cuda``, or ``auto`` for a GPU each where there are GPUs.
@@ -69,7 +60,7 @@ class Processes:
         check_launch()
         sharded = sharding_wanted()
         if size == 1:
-            return cls()
+            return ALONE
         cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
         local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if device not in ("auto", "cpu", "cuda"):
@@ -80,22 +71,7 @@ class Processes:
             )
         with answering():
             state = PartialState(cpu=cpu, timeout=PATIENCE)
-        return cls(state.process_index, state.num_processes, "cpu" if cpu else f"cuda:{local}", sharded)
-
-    @property
-    def first(self) -> bool:
-        """True for the one process that writes files and speaks."""
-        return self.rank == 0
-
-    @property
-    def parts(self) -> int:
-        """Into how many parts a model is divided; 1 where each process holds it whole."""
-        return self.size if self.sharded else 1
-
-    def say(self, text: str) -> None:
-        """Print, once for all processes."""
-        if self.first:
-            print(text, flush=True)
+        return Processes(state.process_index, state.num_processes, "cpu" if cpu else f"cuda:{local}", sharded)
 
     def check_share(self, name: str, count: int) -> None:
         """Refuse a batch that leaves a process without work, or, of a model that is sharded, with more than others.
@@ -112,34 +88,23 @@ class Processes:
             )
 
     def share(self, rows: Rows) -> Rows:
-        """The part of some rows that is this process's: pieces of equal size (give or take one), in order of rank."""
         return rows[self.rank * len(rows) // self.size : (self.rank + 1) * len(rows) // self.size]
 
     def largest_share(self, rows: Rows) -> int:
-        """How many of some rows the process has that has most of them; alone, all."""
         return -(-len(rows) // self.size)
 
     def gather(self, items: list[T]) -> list[T]:
-        """The lists of all processes, joined in the order of the ranks: the inverse of :meth:`share`."""
-        if self.size == 1:
-            return items
         parts: list[Any] = [None] * self.size
         with answering():
             dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
     def add(self, *tensors: Tensor) -> None:
-        """Replace each tensor by its sum over all processes."""
-        if self.size == 1:
-            return
         with answering():
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace each gradient by its sum over all processes; a process that had no row of the batch adds nothing."""
-        if self.size == 1:
-            return
         gradients = []
         for parameter in parameters:
             if parameter.grad is None:
@@ -148,23 +113,35 @@ class Processes:
         self.add(*gradients)
 
     def total(self, *numbers: float) -> tuple[float, ...]:
-        """The sum of each number over all processes."""
         return tuple(map(sum, zip(*self.gather([numbers]), strict=True)))
 
     def largest(self, number: float) -> float:
-        """The largest of the processes' numbers."""
         return max(self.gather([number]))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on at least one process."""
         return any(self.gather([flag]))
 
     def wait(self) -> None:
-        """Go on only when all processes have come here."""
         self.gather([None])
 
+    def place(self, causal_lm: PreTrainedModel, device: str) -> None:
+        """Move a model to the device, or divide its blocks; see :func:`ppo_lib.parallel.sharding.divide`."""
+        if self.sharded:
+            divide(causal_lm, device, self.size)
+        else:
+            super().place(causal_lm, device)
 
-ALONE = Processes()
+    def is_part(self, tensor: Tensor) -> bool:
+        return is_part(tensor)
+
+    def own_part(self, tensor: Tensor) -> Tensor:
+        return own_part(tensor)
+
+    def whole(self, part: Tensor, like: Tensor) -> Tensor:
+        return whole(part, like)
+
+    def part_of(self, tensor: Tensor, like: Tensor) -> Tensor:
+        return part_of(tensor, like)
 
 
 def check_launch() -> None:

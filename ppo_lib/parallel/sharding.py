@@ -17,13 +17,14 @@ import os
 from typing import TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.models.recomputing import blocks_of
+from ppo_lib.trainers.configuration import ConfigError
 
 # What accelerate may be asked for: its options, and the values that mean what is done here; None: not given.
 OBEYED: dict[str, tuple[str | None, ...]] = {
@@ -53,42 +54,20 @@ def sharding_wanted() -> bool:
     return True
 
 
-def blocks_of(causal_lm: PreTrainedModel) -> list[nn.Module]:
-    """The transformer blocks of a model, by the names that transformers keeps of what must not be split.
+def divide(causal_lm: PreTrainedModel, device: str, parts: int) -> None:
+    """Divide a model's blocks among the processes and move the rest to the device, whole.
 
-    Raises:
-        ValueError: it has none.
-    """
-    names = set(causal_lm._no_split_modules or ())
-    # Once sharded, a block's class is a new one, derived from its own.
-    kinds = ((module, {kind.__name__ for kind in type(module).__mro__}) for module in causal_lm.base_model.modules())
-    blocks = [module for module, kind in kinds if kind & names]
-    if not blocks:
-        kind = causal_lm.config.model_type
-        raise ValueError(
-            f"transformers does not say what the blocks of a {kind!r} model are; leave out FSDP and "
-            "gradient_checkpointing"
-        )
-    return blocks
-
-
-def place(causal_lm: PreTrainedModel, device: str, parts: int = 1) -> None:
-    """Move a model to the device; in several parts, divide its blocks among the processes and move the rest.
-
-    Blocks are moved one by one, so the device never holds a whole model that is divided. Adapters that are added
-    afterwards are whole on every process.
+    Blocks are moved one by one, so the device never holds a whole model. Adapters that are added afterwards are whole
+    on every process.
 
     Args:
         causal_lm: still in host memory, and the same on every process; changed in place.
         device: this process's own.
-        parts: the number of processes, or 1 for a whole model.
+        parts: the number of processes.
 
     Raises:
         ValueError: a model whose blocks are not known.
     """
-    if parts == 1:
-        causal_lm.to(torch.device(device))  # type: ignore[arg-type]
-        return
     mesh, blocks = init_device_mesh(device.partition(":")[0], (parts,)), blocks_of(causal_lm)
     half = causal_lm.dtype.itemsize < torch.float32.itemsize
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32 if half else None)

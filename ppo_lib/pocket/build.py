@@ -27,10 +27,10 @@ from ppo_lib.pocket.questions import prompts
 from ppo_lib.pocket.quiz import is_quiz
 from ppo_lib.pocket.tokenizer import train_tokenizer
 from ppo_lib.sampling.rollout import generate_text
-from ppo_lib.trainers.configuration import load_recipe, read_config
+from ppo_lib.trainers.configuration import RewardConfig, SFTConfig, load_recipe, read_config
 from ppo_lib.trainers.optimizer import Trainer
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
-from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
+from ppo_lib.trainers.reward import RewardTrainer
+from ppo_lib.trainers.sft import SFTTrainer
 
 SFT_NAME = "pocket:sft"  # the name by which the stored reward adapter finds its backbone
 

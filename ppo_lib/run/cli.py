@@ -22,8 +22,8 @@ import torch
 
 from ppo_lib.parallel.processes import ProcessLost, missing, of_an_exchange
 from ppo_lib.run.commands import run_align, run_export, run_pin, run_report, run_sample, run_train
-from ppo_lib.run.driving import Interrupted
 from ppo_lib.run.exports import TARGETS
+from ppo_lib.run.folders import Interrupted
 from ppo_lib.run.stages import CONFIGS
 from ppo_lib.run.trackers import TRACKERS
 

@@ -9,8 +9,6 @@ from typing import Any
 from ppo_lib.models.hub import current
 from ppo_lib.parallel.processes import Processes
 from ppo_lib.run.data import load_pairs, load_prompts
-from ppo_lib.run.diagnostics import diagnose
-from ppo_lib.run.driving import drive
 from ppo_lib.run.evaluation import (
     EvaluationConfig,
     before_and_after,
@@ -21,17 +19,25 @@ from ppo_lib.run.evaluation import (
     save_evaluation,
 )
 from ppo_lib.run.exports import TARGETS, as_script
-from ppo_lib.run.folders import RunFolder
+from ppo_lib.run.folders import RunFolder, drive
+from ppo_lib.run.health import diagnose
 from ppo_lib.run.judges import check_judge
-from ppo_lib.run.memory import free_memory
-from ppo_lib.run.planning import memory_plan
+from ppo_lib.run.machines import free_memory, pick_device
+from ppo_lib.run.memory import memory_plan
 from ppo_lib.run.report import write_report
 from ppo_lib.run.speaking import load_speaker
-from ppo_lib.run.stages import CONFIGS, build, describe_batches, pick_device
+from ppo_lib.run.stages import CONFIGS, build, describe_batches
 from ppo_lib.run.trackers import check_tracker, tracker
 from ppo_lib.sampling.rollout import generate_text
-from ppo_lib.trainers.configuration import apply_overrides, load_recipe, load_yaml, read_config, suggestion, to_mapping
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import (
+    ConfigError,
+    apply_overrides,
+    load_recipe,
+    load_yaml,
+    read_config,
+    suggestion,
+    to_mapping,
+)
 
 SECTIONS = {*CONFIGS, "evaluation"}
 
@@ -54,9 +60,9 @@ def section_of(mapping: dict[str, Any], stage: str, where: str) -> dict[str, Any
 def run_train(options: argparse.Namespace) -> None:
     """``train``: one stage."""
     stage, config = options.stage, read_stage(options, options.stage)
-    processes = Processes.launched(config.device)
-    run_stage(stage, config, RunFolder(options.out, options.resume, processes), options)
-    processes.say(f"Curves and samples: python -m ppo_lib report {options.out}")
+    world = Processes.launched(config.device)
+    run_stage(stage, config, RunFolder(options.out, options.resume, world), options)
+    world.say(f"Curves and samples: python -m ppo_lib report {options.out}")
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -95,22 +101,22 @@ def run_stage(
     check_tracker(options.log)
     if run.finished:
         run.begin(to_mapping(config))  # refuses another configuration
-        run.processes.say(f"{stage}: already done, the model is in {run.model}")
+        run.world.say(f"{stage}: already done, the model is in {run.model}")
         return
-    plan = memory_plan(stage, config, sft, reward, run.processes)  # before any weights are read
-    plan.check(free_memory(run.processes.device or pick_device(config.device)), stage)
-    trainer = build(stage, config, sft, reward, run.processes)
-    run.processes.say(f"{stage}: {describe_batches(config, trainer.iterations, run.processes)}")
-    run.processes.say(plan.table())
+    plan = memory_plan(stage, config, sft, reward, run.world)  # before any weights are read
+    plan.check(free_memory(run.world.device or pick_device(config.device)), stage)
+    trainer = build(stage, config, sft, reward, run.world)
+    run.world.say(f"{stage}: {describe_batches(config, trainer.iterations, run.world)}")
+    run.world.say(plan.table())
     if when_built is not None:
         when_built()
     run.begin(to_mapping(config))
-    with tracker(options.log if run.processes.first else None, run.path, to_mapping(config)) as log:
+    with tracker(options.log if run.world.first else None, run.path, to_mapping(config)) as log:
         for metrics in drive(trainer, run, options.checkpoint_every, progress=not options.quiet):
             log(metrics)
     for finding in diagnose(run.metrics(), to_mapping(config)):
-        run.processes.say(f"  {finding}")
-    run.processes.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {run.model}")
+        run.world.say(f"  {finding}")
+    run.world.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {run.model}")
 
 
 def run_align(options: argparse.Namespace) -> None:
@@ -119,23 +125,23 @@ def run_align(options: argparse.Namespace) -> None:
     configs, how = read_recipe(apply_overrides(mapping, spread(options.set, mapping)), where)
     check_tracker(options.log)
     folder: Path = options.out
-    processes = Processes.launched(configs["ppo"].device)
-    if processes.sharded:
+    world = Processes.launched(configs["ppo"].device)
+    if world.sharded:
         raise ConfigError(
             "align ends by measuring with whole models in one process, so it does not go with FSDP; "
             "use train sft, train reward and train ppo, one after the other"
         )
-    whole = RunFolder(folder, options.resume, processes)
+    whole = RunFolder(folder, options.resume, world)
     everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
     whole.check(everything)
     check_inputs(configs, how)
-    runs = {stage: RunFolder(folder / stage, resume=True, processes=processes) for stage in configs}
+    runs = {stage: RunFolder(folder / stage, resume=True, world=world) for stage in configs}
     done: dict[str, Path] = {}  # the models so far
     for stage, config in configs.items():
         begin = None if done else lambda: whole.begin(everything)
         run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), when_built=begin)
         done[stage] = runs[stage].model
-    if not processes.first:
+    if not world.first:
         return
     result = load_evaluation(folder / "evaluation.json")
     if result is None:

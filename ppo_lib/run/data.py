@@ -18,7 +18,7 @@ from typing import Any
 from ppo_lib import pocket
 from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
 from ppo_lib.run import stories
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import ConfigError
 
 # Under which names data sets keep what is looked for; the first that a row has is taken.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -73,7 +73,7 @@ def load_prompts(source: str, split: str = "train") -> list[str]:
 
 
 def load_problems(source: str) -> list[tuple[str, str]]:
-    """Pairs of prompt and the known answer, for :class:`ppo_lib.run.verifiable.ExactAnswer`; errors as above."""
+    """Pairs of prompt and the known answer, for :class:`ppo_lib.run.judges.ExactAnswer`; errors as above."""
     if source == "pocket" or stories_folder(source):
         raise ConfigError(f"{source!r} has no exact answers; give a JSONL file or data set of prompt and answer")
     return [(prompt, answer) for prompt, answer in read_texts(source, ("prompt", "answer"))]

@@ -14,17 +14,17 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import decode_responses
-from ppo_lib.parallel.processes import ALONE
-from ppo_lib.run.checkpoints import write_atomic
+from ppo_lib.models.world import ALONE
 from ppo_lib.run.data import load_pairs, load_prompts, stories_folder
-from ppo_lib.run.stages import pick_device, pick_dtype, ppo_trainer, short_enough
+from ppo_lib.run.folders import write_atomic
+from ppo_lib.run.machines import pick_device, pick_dtype
+from ppo_lib.run.stages import ppo_trainer, short_enough
 from ppo_lib.sampling.rollout import sample
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, check_config, option
 from ppo_lib.trainers.experience import describe
 from ppo_lib.trainers.judging import ask
-from ppo_lib.trainers.options import ConfigError, check_config, option
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
+from ppo_lib.trainers.reward import RewardTrainer
 
 ROWS = 12  # of texts kept for the report
 MEASURED = {

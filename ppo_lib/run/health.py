@@ -1,12 +1,248 @@
-"""Symptoms that show over many iterations: each rule reads a run and yields what it finds."""
+"""Is my run healthy? From the metrics of a run to symptoms, likely causes and remedies.
+
+    for finding in diagnose(RunFolder("runs/first", resume=True).metrics()):
+        print(finding)
+
+First the reference bands of the metrics and the few statistics that all rests on; then the limits that one number can
+break; then the symptoms that show only over many iterations: each rule reads a run and yields what it finds.
+
+The bands are rules of thumb for PPO on language models (the sources are the book's page of hyperparameters). They are
+wide, and a run that learns may still leave one for a while: a value outside is a reason to look, no proof of a fault.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ppo_lib.run.bands import WINDOW, Finding, Rows, averaged, bands, column, ends, mean, noise
+WINDOW = 5  # iterations that a mean is taken over, so that one noisy batch is no finding
+
+Rows = Sequence[Mapping[str, Any]]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Where a metric usually lies.
+
+    Attributes:
+        low, high: ends of the band; infinite where there is none.
+        meaning: what the metric says, and what is normal.
+    """
+
+    low: float
+    high: float
+    meaning: str
+
+    def __str__(self) -> str:
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "any value"
+        if math.isinf(self.high):
+            return f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}" if math.isfinite(self.low) else f"up to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth looking at.
+
+    Attributes:
+        metric: its name in ``metrics.jsonl``.
+        iteration: where it was first seen.
+        value: the metric there (a mean over a few iterations where noise would mislead).
+        band: where the metric usually lies, in words.
+        symptom, likely_cause, remedy: one sentence each.
+        note: True where the symptom worries people but is no fault.
+    """
+
+    metric: str
+    iteration: int
+    value: float
+    band: str
+    symptom: str
+    likely_cause: str
+    remedy: str
+    note: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{'note' if self.note else 'look'}: {self.symptom} ({self.metric} {self.value:.3g} at "
+            f"iteration {self.iteration}, usual: {self.band}). {self.likely_cause} {self.remedy}"
+        )
+
+
+def bands() -> dict[str, Band]:
+    """The reference band of each metric that has one."""
+    inf = math.inf
+    return {
+        "ratio_first_error": Band(0, 1e-6, "distance of the first ratios from 1; rounding only"),
+        "ratio_max": Band(0, 50, "largest probability ratio of the updates; heavy-tailed"),
+        "clip_fraction": Band(0.0, 0.3, "share of tokens whose gradient the clip stopped"),
+        "approx_kl": Band(-inf, 0.1, "how far one iteration's updates moved the policy, nats/token"),
+        "kl_k1": Band(-1, 30, "KL to the reference, nats/response; may dip below 0 by noise"),
+        "kl_k3": Band(0, 30, "KL to the reference, nats/response; never negative"),
+        "entropy": Band(0.02, inf, "randomness of the next token, nats; falls slowly"),
+        "explained_variance": Band(-0.1, 1.0, "share of the returns' variance the critic foresees"),
+        "eos_rate": Band(0.7, 1.0, "share of responses that end within the budget"),
+        "score_std": Band(1e-3, inf, "spread of the scores; without one there is nothing to learn"),
+        "grad_norm": Band(0, inf, "gradient length before clipping; steady within a factor 10"),
+        "policy_loss": Band(-inf, inf, "near 0 either side; it is no measure of progress"),
+        "value_loss": Band(0, inf, "squared error of the critic; falls, then follows the scores"),
+        "accuracy": Band(0.55, 0.995, "share of pairs ordered rightly; labelers' noise caps it"),
+    }
+
+
+def column(rows: Rows, metric: str) -> Numbers:
+    """The metric over the iterations, NaN where it is missing."""
+    values = [row.get(metric) for row in rows]
+    return np.array([math.nan if v is None else float(v) for v in values], dtype=float)
+
+
+def averaged(values: Numbers, window: int) -> Numbers:
+    """Means over the ``window`` values up to each place; fewer at the start are NaN."""
+    sums = np.cumsum(np.concatenate([[0.0], np.nan_to_num(values)]))
+    means = np.full(len(values), math.nan)
+    if len(values) >= window:
+        means[window - 1 :] = (sums[window:] - sums[:-window]) / window
+    return means
+
+
+def ends(rows: Rows, metric: str) -> tuple[float, float] | None:
+    """Means of the first and of the last few iterations; None for a run too short to have a trend."""
+    values = column(rows, metric)
+    values = values[np.isfinite(values)]
+    if len(values) < 4 * WINDOW:
+        return None
+    return float(values[:WINDOW].mean()), float(values[-WINDOW:].mean())
+
+
+def mean(rows: Rows, metric: str) -> float:
+    """Mean over the run, NaN where the metric is missing altogether."""
+    values = column(rows, metric)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def noise(values: Numbers) -> float:
+    """Standard deviation of one iteration's noise, from successive differences, which a slow trend hardly enters."""
+    steps = np.diff(values[np.isfinite(values)])
+    return float(steps.std() / math.sqrt(2)) if len(steps) else 0.0
+
+
+# metric, side of the band, iterations to let pass first, iterations averaged: symptom, cause, remedy
+LIMITS: list[tuple[str, str, int, int, str, str, str]] = [
+    (
+        "ratio_first_error", "high", 0, 1,
+        "the ratio is not 1 before the first update",
+        "Old and new log-probs are computed in different ways: dropout, temperature, padding, dtype.",
+        "Score both with the same code on the same batch, in evaluation mode.",
+    ),
+    (
+        "ratio_max", "high", 0, WINDOW,
+        "some tokens change their probability many times over within one iteration",
+        "The steps are too long, or too many on one batch.",
+        "Lower learning_rate or epochs.",
+    ),
+    (
+        "clip_fraction", "high", 0, WINDOW,
+        "the clip stops a large part of the tokens",
+        "The policy moves too far on one batch.",
+        "Lower learning_rate or epochs, or use larger minibatches.",
+    ),
+    (
+        "approx_kl", "high", 0, WINDOW,
+        "each update moves the policy far",
+        "The learning rate or the number of epochs is too high for the batch.",
+        "Lower learning_rate or epochs.",
+    ),
+    (
+        "entropy", "low", 0, WINDOW,
+        "the policy hardly varies its answers any more",
+        "It has settled on a few answers, often because the reward pays for one phrase.",
+        "Raise beta, add entropy_coef, and read the samples.",
+    ),
+    (
+        "explained_variance", "low", 10, 10,
+        "the critic forecasts worse than a constant would",
+        "The returns' scale changes, or the critic learns too slowly.",
+        "Normalise the scores, raise value_coef or loosen value_clip.",
+    ),
+    (
+        "score_std", "low", 0, WINDOW,
+        "all responses get the same score",
+        "The reward does not tell the responses apart, or the policy gives one answer only.",
+        "Read samples.jsonl with their scores; check the reward on answers known to be good and bad.",
+    ),
+    (
+        "accuracy", "low", 20, 20,
+        "the reward model hardly beats a coin",
+        "The pairs are noise, chosen and rejected are mixed up, or the learning rate is off.",
+        "Check a few pairs by hand, then try another learning_rate.",
+    ),
+    (
+        "accuracy", "high", 20, 20,
+        "the reward model orders every training pair rightly",
+        "It remembers the pairs, or an artefact gives the chosen response away.",
+        "Look at held-out accuracy; use fewer epochs.",
+    ),
+]  # fmt: skip
+
+
+def diagnose(metrics: Rows, config: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Look for known symptoms in the metrics of a run; also of one that has not ended.
+
+    Args:
+        metrics: rows of ``metrics.jsonl``, of any of the three stages.
+        config: the run's configuration, where some limits depend on it (``dtype``, ``epochs``).
+
+    Returns:
+        Findings in the order of the iteration where each was first seen; empty for a healthy run.
+    """
+    settings = config or {}
+    rows = [row for row in metrics if "iteration" in row]
+    found: list[Finding] = []
+    for name in sorted({key for row in rows for key in row}):
+        found += not_finite(rows, name)
+    limits = bands()
+    if settings.get("dtype", "float32") != "float32":
+        limits["ratio_first_error"] = Band(0, 1e-2, "rounding of a 16-bit backbone")
+    for metric, side, skip, window, *words in LIMITS:
+        found += outside(rows[skip:], metric, limits[metric], side, window, words)
+    for rule in TRENDS:
+        found += rule(rows, settings)
+    return sorted(found, key=lambda finding: (finding.iteration, finding.note, finding.metric))
+
+
+def not_finite(rows: Rows, metric: str) -> Iterable[Finding]:
+    """A loss, score or gradient that is NaN or infinite; a critic on constant returns may be."""
+    if metric == "explained_variance":
+        return
+    for row in rows:
+        if metric in row and (row[metric] is None or not math.isfinite(float(row[metric]))):
+            yield Finding(
+                metric, int(row["iteration"]), math.nan, "a finite number",
+                f"{metric} is not a number",
+                "A step was too long, a 16-bit format overflowed, or the reward is not finite.",
+                "Lower learning_rate, use bfloat16 or float32, and check the reward function.",
+            )  # fmt: skip
+            return
+
+
+def outside(rows: Rows, metric: str, band: Band, side: str, window: int, words: Sequence[str]) -> Iterable[Finding]:
+    """The first place where the metric's running mean leaves its band on the given side."""
+    means = averaged(column(rows, metric), window)
+    if not any(metric in row for row in rows):
+        return
+    beyond = means > band.high if side == "high" else means < band.low
+    if beyond.any():
+        first = int(np.argmax(beyond))
+        symptom, cause, remedy = words
+        place, value = int(rows[first]["iteration"]), float(means[first])
+        yield Finding(metric, place, value, str(band), symptom, cause, remedy)
+
 
 STILL = 1e-4  # a ratio nearer to 1 than this has not moved: rounding in float32 is a hundred times less
 

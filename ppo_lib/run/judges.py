@@ -4,7 +4,7 @@ The same names serve for ``reward_model``, which PPO maximises, and for ``second
 
 * ``pocket``: the reward model of the pocket atlas;
 * a folder that ``train reward`` wrote;
-* ``exact_answer``, ``last_number``: the verifiable rewards of :mod:`ppo_lib.run.verifiable`, on the answers that stand
+* ``exact_answer``, ``last_number``: the verifiable rewards of :mod:`ppo_lib.run.judges`, on the answers that stand
   beside the prompts;
 * ``stories:FOLDER``: the word lexicon of :mod:`ppo_lib.run.stories`;
 * ``OWNER/NAME@COMMIT`` or a folder in hub format: a reward model that others have published, with one output;
@@ -13,9 +13,11 @@ The same names serve for ``reward_model``, which PPO maximises, and for ``second
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,8 @@ from ppo_lib.models.loading import LOADING_ERRORS, base_name, resolve
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.run.data import load_problems, stories_folder
 from ppo_lib.run.stories import lexicon_judge
-from ppo_lib.run.verifiable import ExactAnswer
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.judging import RewardFunction
-from ppo_lib.trainers.options import ConfigError
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 NO_REWARD_MODEL = "is no reward model: it must be a sequence classifier with one output"
 VERIFIABLE = ("exact_answer", "last_number")
@@ -65,9 +65,7 @@ def load_judge(
         shared = backbone
         if base != backbone.name:
             dtype = str(backbone.causal_lm.dtype).removeprefix("torch.")
-            shared = Backbone.from_pretrained(
-                base, str(backbone.device), dtype, backbone.chat_template, backbone.processes
-            )
+            shared = Backbone.from_pretrained(base, str(backbone.device), dtype, backbone.chat_template, backbone.world)
         return RewardModel.from_pretrained(name, shared)
     if is_published(name):
         return PublishedRewardModel(name, backbone.device)
@@ -186,3 +184,66 @@ def import_function(name: str, key: str = "reward_model") -> Callable[[list[str]
     if not callable(function):
         raise ConfigError(f"{key} is {name!r}, which is not a function of (prompts, responses)")
     return function
+
+
+NUMBER = r"(?:(?<!\w)[-+])?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"  # in "3-4" the dash is no sign
+MARKED = re.compile(rf"####\s*({NUMBER})")
+ANY = re.compile(NUMBER)
+NO_DIGITS = str.maketrans("", "", "$,+")
+
+
+def marked_number(text: str) -> Decimal | None:
+    """The number after the last ``####``, or None.
+
+    >>> marked_number("48 + 24 = 72 clips. #### 72")
+    Decimal('72')
+    """
+    found = MARKED.findall(text)
+    return Decimal(found[-1].translate(NO_DIGITS)) if found else None
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number of the text, marked or not, or None: what a lenient reader would take for the answer."""
+    found = ANY.findall(text)
+    return Decimal(found[-1].translate(NO_DIGITS)) if found else None
+
+
+class ExactAnswer:
+    """Reward function: 1 where the response's final number equals the known one, else 0.
+
+    Args:
+        prompts: the problems, as PPO's prompts.
+        answers: their solutions, which end in ``#### number``, or are the number alone.
+        lenient: take the last number of the response, marked or not. Train on the strict form, and measure both: what
+            rises in the strict one alone is the format, not the arithmetic.
+
+    Raises:
+        ValueError: an answer without a number, or two answers to the same prompt.
+    """
+
+    def __init__(self, prompts: Sequence[str], answers: Sequence[str], lenient: bool = False) -> None:
+        self.read = last_number if lenient else marked_number
+        self.known: dict[str, Decimal] = {}
+        for prompt, answer in zip(prompts, answers, strict=True):
+            number = marked_number(answer)
+            number = last_number(answer) if number is None else number
+            if number is None:
+                raise ValueError(f"the answer {answer[-40:]!r} to {prompt[:40]!r} holds no number to compare with")
+            if self.known.setdefault(prompt, number) != number:
+                raise ValueError(f"the prompt {prompt[:40]!r} has two answers, {self.known[prompt]} and {number}")
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Scores, 0.0 or 1.0.
+
+        Raises:
+            ValueError: a prompt whose answer is not known.
+        """
+        unknown = [prompt for prompt in prompts if prompt not in self.known]
+        if unknown:
+            raise ValueError(
+                f"no answer is known to the prompt {unknown[0][:60]!r}; give the data set that it came from"
+            )
+        return [
+            float(self.read(response) == self.known[prompt])
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]

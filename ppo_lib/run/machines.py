@@ -1,10 +1,12 @@
-"""What the machine at hand can run."""
+"""What the machine at hand is and can run: its device, its precision, its free memory, a recipe that fits it."""
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from ppo_lib.models.hub import reachable
+from ppo_lib.trainers.configuration import ConfigError
 
 
 def choose_recipe() -> tuple[str, str]:
@@ -22,3 +24,45 @@ def choose_recipe() -> tuple[str, str]:
     if find_spec("datasets") is None:
         return "pocket", f"there is a GPU ({name}), but the package datasets is missing (pip install datasets)"
     return "preferences", f"there is a GPU ({name}) and the model hub answers"
+
+
+def pick_device(name: str) -> str:
+    """``auto`` is a GPU where there is one; other names are checked.
+
+    Raises:
+        ConfigError: an unknown device, or one that this machine lacks.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device is {name!r}, but must be auto, cpu or cuda") from error
+    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if device.type not in ("cpu", "cuda", "mps") or missing:
+        raise ConfigError(f"device is {name!r}, but this machine has none; use auto or cpu")
+    return name
+
+
+def pick_dtype(config: Any) -> str:
+    """``auto`` is bfloat16 on a GPU that computes in it, else float32.
+
+    A T4 has no bfloat16. Its float16 would be faster than float32, but small gradients would vanish in it: that needs
+    loss scaling, which is not done here.
+    """
+    if config.dtype != "auto":
+        return str(config.dtype)
+    on_gpu = pick_device(config.device).startswith("cuda")
+    return "bfloat16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that a device has left; ``None`` where that is not known."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None

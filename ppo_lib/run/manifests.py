@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ppo_lib.trainers.optimizer import peak_memory_bytes as memory_of
+from ppo_lib.models.device import peak_memory_bytes as memory_of
 
 PACKAGES = ("ppo_lib", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 

@@ -10,12 +10,10 @@ from ppo_lib.book.drawing import spaced
 from ppo_lib.book.figures import Figure, panels
 from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.book.tables import table
-from ppo_lib.run.bands import bands
-from ppo_lib.run.checkpoints import write_atomic
-from ppo_lib.run.diagnostics import diagnose
 from ppo_lib.run.evaluation import MEASURED, load_evaluation
-from ppo_lib.trainers.configuration import load_yaml
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.run.folders import write_atomic
+from ppo_lib.run.health import bands, diagnose
+from ppo_lib.trainers.configuration import ConfigError, load_yaml
 
 # What stands in one chart: caption, name of the vertical axis, metrics with their names in the legend.
 Chart = tuple[str, str, dict[str, str]]

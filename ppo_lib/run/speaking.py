@@ -5,8 +5,7 @@ from pathlib import Path
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.loading import base_name
-from ppo_lib.trainers.configuration import load_yaml
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import ConfigError, load_yaml
 
 
 def load_speaker(name: str, device: str, chat_template: bool | None = None) -> tuple[Backbone, str | None]:

@@ -11,17 +11,17 @@ from ppo_lib import pocket
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.parallel.processes import ALONE, Processes
+from ppo_lib.models.world import ALONE, World
 from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
 from ppo_lib.run.folders import Stage
 from ppo_lib.run.judges import load_judge
+from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.sampling.rollout import generate_text
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.judging import RewardFunction
-from ppo_lib.trainers.options import ConfigError
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
-from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
+from ppo_lib.trainers.reward import RewardTrainer
+from ppo_lib.trainers.sft import SFTTrainer
 
 T = TypeVar("T")
 Texts = TypeVar("Texts", tuple[str, str], tuple[str, str, str])
@@ -30,9 +30,7 @@ CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the 
 CALIBRATION_TOKENS = 2**16  # whose keys and values are held at once: 3 GB of SmolLM2-135M's in float32
 
 
-def build(
-    stage: str, config: Any, sft: Path | None = None, reward: Path | None = None, processes: Processes = ALONE
-) -> Stage:
+def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None = None, world: World = ALONE) -> Stage:
     """The trainer of a stage, with everything that it needs loaded.
 
     Args:
@@ -40,7 +38,7 @@ def build(
         config: an instance of the stage's class in ``CONFIGS``.
         sft: folder of the SFT model to stand on instead of ``config.model``.
         reward: folder of the reward model to use instead of ``config.reward_model``; trained on ``sft``.
-        processes: who shares the work; each loads the model onto its own device.
+        world: who shares the work; each loads the model onto its own device.
 
     Raises:
         ValueError: a model, data or reward that cannot be loaded.
@@ -48,22 +46,22 @@ def build(
     torch.manual_seed(config.seed)
     model = str(sft or config.model)
     backbone = Backbone.from_pretrained(
-        model, processes.device or pick_device(config.device), pick_dtype(config), config.chat_template, processes
+        model, world.device or pick_device(config.device), pick_dtype(config), config.chat_template, world
     )
     backbone.gradient_checkpointing = config.gradient_checkpointing
     if stage == "sft":
-        demonstrations = short_enough(load_demonstrations(config.data), config, backbone, processes)
-        return SFTTrainer(config, backbone, demonstrations, processes)
+        demonstrations = short_enough(load_demonstrations(config.data), config, backbone, world)
+        return SFTTrainer(config, backbone, demonstrations, world)
     if stage == "reward":
         reward_model = RewardModel(backbone, config.lora_rank, seed=config.seed)
-        pairs = short_enough(load_pairs(config.data), config, backbone, processes)
-        return CalibratedRewardTrainer(config, reward_model, pairs, processes)
+        pairs = short_enough(load_pairs(config.data), config, backbone, world)
+        return CalibratedRewardTrainer(config, reward_model, pairs, world)
     if backbone.context_length is not None and config.max_new_tokens >= backbone.context_length:
         raise ConfigError(
             f"max_new_tokens is {config.max_new_tokens}, but the model's context is {backbone.context_length} tokens, "
             "prompt included; lower it"
         )
-    return ppo_trainer(config, backbone, load_prompts(config.prompts), reward, processes=processes)
+    return ppo_trainer(config, backbone, load_prompts(config.prompts), reward, world=world)
 
 
 def ppo_trainer(
@@ -72,7 +70,7 @@ def ppo_trainer(
     prompts: Sequence[str],
     reward: Path | None = None,
     policy: ActorCritic | None = None,
-    processes: Processes = ALONE,
+    world: World = ALONE,
 ) -> PPOTrainer:
     """PPO's trainer with its judges.
 
@@ -82,7 +80,7 @@ def ppo_trainer(
         prompts: texts to practise on, or to measure on.
         reward: folder of a reward model trained on ``backbone``, instead of ``config.reward_model``.
         policy: a trained one; a fresh one if not given.
-        processes: who shares the work.
+        world: who shares the work.
 
     Raises:
         ValueError: a judge that cannot be loaded, or prompts of which none is short enough.
@@ -94,11 +92,11 @@ def ppo_trainer(
     asked = [prompt + config.prompt_suffix for prompt in prompts]
     if config.max_prompt_tokens is not None:
         lengths = map(len, backbone.encode_prompts(asked))
-        asked = keep(asked, lengths, config.max_prompt_tokens, "max_prompt_tokens", processes)
-    return PPOTrainer(config, policy, asked, judge, gold_of(config), second, processes)
+        asked = keep(asked, lengths, config.max_prompt_tokens, "max_prompt_tokens", world)
+    return PPOTrainer(config, policy, asked, judge, gold_of(config), second, world)
 
 
-def short_enough(rows: Sequence[Texts], config: Any, backbone: Backbone, processes: Processes) -> list[Texts]:
+def short_enough(rows: Sequence[Texts], config: Any, backbone: Backbone, world: World) -> list[Texts]:
     """Of demonstrations or pairs, those that fit; all of them where the configuration wants the others refused."""
     limit = config.max_length or backbone.context_length
     if not config.drop_longer or limit is None:
@@ -106,10 +104,10 @@ def short_enough(rows: Sequence[Texts], config: Any, backbone: Backbone, process
     prompts = backbone.encode_prompts([row[0] for row in rows])
     answers = [backbone.tokenizer(list(row[1:]), add_special_tokens=False)["input_ids"] for row in rows]
     lengths = (len(p) + max(map(len, texts)) + 1 for p, texts in zip(prompts, answers, strict=True))  # 1 for the EOS
-    return keep(rows, lengths, limit, "max_length", processes)
+    return keep(rows, lengths, limit, "max_length", world)
 
 
-def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, processes: Processes) -> list[T]:
+def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, world: World) -> list[T]:
     """The rows of at most ``limit`` tokens; says how many were left out.
 
     Raises:
@@ -119,7 +117,7 @@ def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, proces
     if not kept:
         raise ConfigError(f"{key} is {limit}, but none of the {len(rows)} texts has so few tokens; raise it")
     if len(kept) < len(rows):
-        processes.say(f"{key} is {limit}: {len(rows) - len(kept)} of {len(rows)} texts are longer, and are left out")
+        world.say(f"{key} is {limit}: {len(rows) - len(kept)} of {len(rows)} texts are longer, and are left out")
     return kept
 
 
@@ -143,46 +141,16 @@ class CalibratedRewardTrainer(RewardTrainer):
         super().save(folder)
 
 
-def pick_device(name: str) -> str:
-    """``auto`` is a GPU where there is one; other names are checked.
-
-    Raises:
-        ConfigError: an unknown device, or one that this machine lacks.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device is {name!r}, but must be auto, cpu or cuda") from error
-    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if device.type not in ("cpu", "cuda", "mps") or missing:
-        raise ConfigError(f"device is {name!r}, but this machine has none; use auto or cpu")
-    return name
-
-
-def pick_dtype(config: Any) -> str:
-    """``auto`` is bfloat16 on a GPU that computes in it, else float32.
-
-    A T4 has no bfloat16. Its float16 would be faster than float32, but small gradients would vanish in it: that needs
-    loss scaling, which is not done here.
-    """
-    if config.dtype != "auto":
-        return str(config.dtype)
-    on_gpu = pick_device(config.device).startswith("cuda")
-    return "bfloat16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-
-
 def gold_of(config: PPOConfig) -> RewardFunction | None:
     """The gold score of the pocket world; other worlds have none."""
     return pocket.gold_scores if config.prompts == "pocket" else None
 
 
-def describe_batches(config: Any, iterations: int, processes: Processes = ALONE) -> str:
+def describe_batches(config: Any, iterations: int, world: World = ALONE) -> str:
     """The batch sizes in words, the optimizer steps that they mean, and what several processes share."""
-    shared = f", each batch shared by {processes.size} processes" if processes.size > 1 else ""
-    if processes.sharded:
-        shared = f", each batch and each model divided among {processes.size} processes"
+    shared = f", each batch shared by {world.size} processes" if world.size > 1 else ""
+    if world.sharded:
+        shared = f", each batch and each model divided among {world.size} processes"
     if not isinstance(config, PPOConfig):
         return (
             f"batch {config.batch} examples per optimizer step, microbatch {config.microbatch} per forward pass: "

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import ConfigError
 
 HELD_OUT = 5  # every fifth story, and every fifth rated sentence, is kept for measuring
 MIN_GAP = 1.0  # of the mean ratings in a pair: people disagree about smaller ones

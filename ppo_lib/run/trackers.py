@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import ConfigError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 PROJECT = "ppo_lib"

@@ -29,7 +29,7 @@ def supports_static_cache(backbone: Backbone) -> bool:
     A model that is sharded does not either: its blocks come and go, and a graph wants fixed addresses. Nor does one
     whose rotary positions change with the longest row: it asks the GPU for that row at every step.
     """
-    if backbone.processes.sharded:
+    if backbone.world.sharded:
         return False
     config = backbone.causal_lm.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

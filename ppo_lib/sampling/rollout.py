@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
-from ppo_lib.models.tokens import TokenBatch, decode_responses
+from ppo_lib.models.tokens import TokenBatch, decode_responses, pad_pairs
+from ppo_lib.models.world import World
 from ppo_lib.sampling.decoding import Decoder, by_graphs, supports_static_cache
 
 _OTHER_DISTRIBUTIONS = (
@@ -130,7 +131,7 @@ def sample(
             finished |= torch.isin(tokens, eos)
             start, end = end, end + 1
             left = (~finished).sum()
-            backbone.processes.add(left)  # of a sharded model, every process takes as many steps as the longest needs
+            backbone.world.add(left)  # of a sharded model, every process takes as many steps as the longest needs
             if not left:
                 break
     return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
@@ -210,3 +211,41 @@ def generate_text(
     ids = backbone.encode_prompts(prompts)
     sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
     return decode_responses(backbone.tokenizer, sampled.batch)
+
+
+def sample_together(
+    world: World,
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    adapter: str | None,
+    generator: torch.Generator,
+) -> Sampled:
+    """Sample one response for each prompt, each process its share, and give every process all of them.
+
+    The random numbers belong to rows: each process draws those of the whole batch and uses the ones of its rows. So
+    what is sampled does not depend on how many processes there are.
+
+    Args:
+        world: who shares the work.
+        generator: source of randomness, in the same state on every process; it is left in the same state.
+        backbone, prompts, max_new_tokens, temperature, adapter: as :func:`ppo_lib.sampling.rollout.sample` takes them.
+    """
+    before = generator.get_state()
+    shape = (max_new_tokens, len(prompts))
+    noise = torch.rand(shape, dtype=torch.float64, device=backbone.device, generator=generator).T
+    mine = world.share(range(len(prompts)))
+    own = [prompts[i] for i in mine]
+    sampled = sample(backbone, own, max_new_tokens, temperature, adapter, noise=noise[mine.start : mine.stop])
+    if world.size > 1:
+        rows = zip(sampled.batch.responses, sampled.batch.response_lengths.tolist(), strict=True)
+        responses = world.gather([row[:n].tolist() for row, n in rows])
+        finished = world.gather(sampled.finished.tolist())
+        batch = pad_pairs(prompts, responses, backbone.pad_token_id).to(backbone.device)
+        sampled = Sampled(batch, torch.tensor(finished, device=backbone.device))
+    # Numbers for steps that no response needed go back: a larger budget must not change what follows.
+    generator.set_state(before)
+    steps = sampled.batch.responses.shape[1]
+    torch.rand((steps, len(prompts)), dtype=torch.float64, device=backbone.device, generator=generator)
+    return sampled

@@ -1,43 +1,148 @@
-"""Configurations: plain dataclasses whose fields say what they mean and which values they take.
-
-    @dataclass(frozen=True)
-    class PPOConfig:
-        epsilon: float = option(0.2, help="clip width of the ratio", above=0.0)
+"""The knobs of every trainer, each with its meaning and its range; and how they are read from YAML.
 
     config = read_config(PPOConfig, load_yaml("ppo.yaml"), where="ppo.yaml")
 
-A field is a ``str``, ``int``, ``float`` or ``bool``, or one of these ``| None``. Everything
-else is refused with one sentence that names the key, the value and the range.
+A field is a ``str``, ``int``, ``float`` or ``bool``, or one of these ``| None``. Everything else is refused with one
+sentence that names the key, the value and the range. ``book/hyperparameters`` tells what each knob does.
 """
 
 import dataclasses
 import difflib
+import math
+import re
+import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from ppo_lib.trainers.options import DTYPES, ConfigError, check_config, convert, describe_range, option, same_option
+from ppo_lib.formulas.grpo import AVERAGES, SCALES
+from ppo_lib.models.actor_critic import CRITIC, FINETUNE
+from ppo_lib.sampling.rollout import REFUSED_SAMPLING
 
-__all__ = [
-    "DTYPES",
-    "ConfigError",
-    "apply_overrides",
-    "check_config",
-    "describe_range",
-    "load_recipe",
-    "load_yaml",
-    "option",
-    "parse_yaml",
-    "read_config",
-    "same_option",
-    "suggestion",
-    "to_mapping",
-]
+DTYPES = ("float32", "bfloat16", "float16", "auto")  # what configurations may ask for
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one sentence for its writer."""
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: Sequence[Any] | None = None,
+) -> Any:
+    """A dataclass field with its meaning and its range.
+
+    Args:
+        default: the value when the key is not given.
+        help: what the field means, with its unit.
+        minimum, maximum: inclusive bounds of a number.
+        above: exclusive lower bound of a number.
+        choices: the only values allowed.
+
+    Returns:
+        A :func:`dataclasses.field` carrying the range as metadata.
+    """
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+def same_option(config: type, name: str, **changes: Any) -> Any:
+    """A dataclass field like one of another configuration.
+
+    Args:
+        config: a dataclass whose fields were made with :func:`option`.
+        name: the field's name there.
+        changes: arguments of :func:`option` that differ here.
+
+    Returns:
+        A field with that one's default, meaning and range, but for the changes.
+    """
+    field = {field.name: field for field in dataclasses.fields(config)}[name]
+    return option(**{"default": field.default, **field.metadata, **changes})
+
+
+def describe_range(field: "dataclasses.Field[Any]", kind: type) -> str:
+    """The values a field takes, in words: ``a number above 0 and at most 1``."""
+    limits = field.metadata
+    if limits.get("choices"):
+        return "one of " + ", ".join(map(str, limits["choices"]))
+    bounds = []
+    if limits.get("above") is not None:
+        bounds.append(f"above {limits['above']:g}")
+    if limits.get("minimum") is not None:
+        bounds.append(f"at least {limits['minimum']:g}")
+    if limits.get("maximum") is not None:
+        bounds.append(f"at most {limits['maximum']:g}")
+    return WORDS[kind] + (" " + " and ".join(bounds) if bounds else "")
+
+
+def convert(value: Any, field: "dataclasses.Field[Any]", annotation: Any, where: str) -> Any:
+    """``value`` as the field wants it.
+
+    Raises:
+        ConfigError: another type, or outside the field's range.
+    """
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType] or [annotation]
+    optional = types.NoneType in typing.get_args(annotation)
+    kind = kinds[0] if kinds[0] in WORDS else str
+    if value is None and optional:
+        return None
+    result = cast(value, kind)
+    if result is None or not in_range(result, field):
+        wanted = describe_range(field, kind) + (", or null" if optional else "")
+        raise ConfigError(f"{where}: {field.name} is {value!r}, but must be {wanted}")
+    return result
+
+
+def cast(value: Any, kind: type) -> Any:
+    """``value`` as ``kind`` when nothing is lost or guessed, else None."""
+    if kind is float:
+        # YAML 1.1 reads 1e-4 (no dot) as text; people mean the number.
+        if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return float(value)
+    if kind is int and isinstance(value, bool):
+        return None
+    return value if isinstance(value, kind) else None
+
+
+def in_range(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    """True where ``value`` lies within the bounds and the choices of the field."""
+    limits = field.metadata
+    choices, above = limits.get("choices"), limits.get("above")
+    minimum, maximum = limits.get("minimum"), limits.get("maximum")
+    return (
+        (choices is None or value in choices)
+        and (above is None or value > above)
+        and (minimum is None or value >= minimum)
+        and (maximum is None or value <= maximum)
+    )
+
+
+def check_config(config: Any, where: str | None = None) -> None:
+    """Check every field of a configuration made in Python, say from ``__post_init__``.
+
+    Raises:
+        ConfigError: a wrong type, or a value outside its range.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        convert(getattr(config, field.name), field, hints[field.name], where or type(config).__name__)
 
 
 def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
@@ -168,3 +273,195 @@ def load_recipe(name: str) -> dict[str, Any]:
     if name not in known:
         raise ConfigError(f"no recipe {name!r}; known recipes: {', '.join(known)}")
     return load_yaml(folder / f"{name}.yaml")
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Knobs of supervised fine-tuning."""
+
+    model: str = option("pocket:base", help="the base model: pocket:base, a folder in hub format, or OWNER/NAME@COMMIT")
+    data: str = option("pocket", help="demonstrations, see ppo_lib.run.data: pocket, a JSONL file, a data set")
+    chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
+    epochs: int = option(2, minimum=1, help="passes over the demonstrations")
+    max_steps: int | None = option(None, minimum=1, help="stop after so many optimizer steps; null: after the epochs")
+    batch: int = option(64, minimum=1, help="demonstrations per optimizer step")
+    microbatch: int = option(64, minimum=1, help="demonstrations per forward pass; less memory, same result")
+    learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
+    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
+    lora_rank: int = option(0, minimum=0, help="rank of an adapter that is merged at the end; 0 trains all weights")
+    max_length: int | None = option(None, minimum=2, help="refuse demonstrations of more tokens than this")
+    drop_longer: bool = option(False, help="leave out what is longer than max_length, instead of refusing it")
+    gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
+    seed: int = option(0, minimum=0, help="of the order of the data")
+    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
+    dtype: str = option("float32", choices=DTYPES, help="of the weights; auto: bfloat16 where the GPU computes in it")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Knobs of reward-model training."""
+
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
+    data: str = option("pocket", help="comparisons, see ppo_lib.run.data: pocket, a JSONL file, a data set")
+    chat_template: bool = same_option(SFTConfig, "chat_template")
+    epochs: int = option(1, minimum=1, help="passes over the pairs; reward models overfit early")
+    max_steps: int | None = same_option(SFTConfig, "max_steps")
+    batch: int = option(64, minimum=1, help="pairs per optimizer step, about: rankings stay whole")
+    microbatch: int = option(64, minimum=1, help="pairs per forward pass; less memory, same result")
+    learning_rate: float = same_option(SFTConfig, "learning_rate")
+    max_grad_norm: float = same_option(SFTConfig, "max_grad_norm")
+    lora_rank: int = option(8, minimum=1, help="rank of the reward adapter")
+    max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
+    drop_longer: bool = same_option(SFTConfig, "drop_longer")
+    gradient_checkpointing: bool = same_option(SFTConfig, "gradient_checkpointing")
+    seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
+    device: str = same_option(SFTConfig, "device")
+    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Knobs of PPO. ``book/hyperparameters`` tells what each does when it is too low or too high."""
+
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
+    prompts: str = option("pocket", help="see ppo_lib.run.data: pocket, a JSONL file, a data set")
+    prompt_suffix: str = option("", help="text put after every prompt, such as the wanted form of the answer")
+    chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
+    max_prompt_tokens: int | None = option(None, minimum=1, help="leave out longer prompts; null refuses them")
+    reward_model: str = option("pocket", help="what is maximised, see ppo_lib.run.judges: pocket, a folder, a function")
+    second_judge: str | None = option(None, help="measured and never trained on, see ppo_lib.run.judges; null for none")
+    iterations: int = option(50, minimum=1, help="rollout batches in all")
+    rollout_batch: int = option(64, minimum=1, help="responses sampled per iteration")
+    minibatch: int = option(32, minimum=1, help="responses per optimizer step")
+    microbatch: int = option(32, minimum=1, help="responses per forward pass; less memory, same result")
+    gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
+    epochs: int = option(4, minimum=1, help="passes over each rollout batch")
+    max_new_tokens: int = option(48, minimum=1, help="longest response, in tokens")
+    temperature: float = option(1.0, above=0.0, help="of sampling; log-probs are those of the sampled distribution")
+    epsilon: float | None = option(0.2, minimum=0.0, help="clip width of the ratio; null for no clip")
+    dual_clip: float | None = option(None, above=1.0, help="bound on bad tokens that got likelier; null for none")
+    gamma: float = option(1.0, minimum=0.0, maximum=1.0, help="discount per token")
+    lam: float = option(0.95, minimum=0.0, maximum=1.0, help="GAE's mixing of short and long horizons")
+    beta: float = option(0.1, minimum=0.0, help="strength of the KL rubber band, reward per nat")
+    kl_estimator: str = option("k1", choices=("k1", "k2", "k3"), help="per-token estimate of the KL")
+    kl_in: str = option("reward", choices=("reward", "loss"), help="where the KL acts")
+    kl_target: float | None = option(
+        None, above=0.0, help="adapt beta towards this KL (nats per response); null: fixed"
+    )
+    kl_horizon: float = option(1000.0, above=0.0, help="responses over which beta adapts by 20 %")
+    value_coef: float = option(0.1, minimum=0.0, help="c1, weight of the critic's loss")
+    entropy_coef: float = option(0.0, minimum=0.0, help="c2, weight of the entropy bonus")
+    value_clip: float | None = option(0.2, minimum=0.0, help="how far a value may move per batch; null for no limit")
+    whiten_advantages: bool = option(True, help="scale advantages to mean 0, variance 1 over the rollout batch")
+    whiten_rewards: bool = option(False, help="scale augmented rewards to variance 1, mean kept")
+    normalize_scores: bool = option(True, help="use the reward model's calibrated scores, not its raw ones")
+    missing_eos_penalty: float = option(0.0, minimum=0.0, help="taken off the score of a truncated response")
+    learning_rate: float = option(1e-3, above=0.0, help="constant; about 1e-3 for LoRA, 1e-6 to 1e-5 for full")
+    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
+    finetune: str = option("lora", choices=FINETUNE, help="train adapters, or all weights of a copy of the model")
+    critic: str = option("shared", choices=CRITIC, help="a head on the actor's states, or a network of its own too")
+    lora_rank: int = option(8, minimum=1, help="rank of the adapters; finetune: full has none")
+    seed: int = option(0, minimum=0, help="of adapter, prompts and sampling")
+    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
+    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if self.rollout_batch % self.minibatch:
+            raise ConfigError(
+                f"minibatch is {self.minibatch}, but must divide rollout_batch, which is {self.rollout_batch}"
+            )
+        if self.microbatch > self.minibatch:
+            raise ConfigError(
+                f"microbatch is {self.microbatch}, but must be at most minibatch, which is {self.minibatch}"
+            )
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ConfigError("kl_estimator is k1, whose gradient is zero on average; with kl_in: loss use k2 or k3")
+        if self.kl_target is not None and self.beta == 0:
+            raise ConfigError("beta is 0, but kl_target multiplies it up or down; start above 0 (0.1 is usual)")
+        if self.finetune == "full" and self.dtype == "float16":
+            raise ConfigError(
+                "dtype is float16, in which gradients of all weights underflow; with finetune: full use bfloat16 or "
+                "float32, or use finetune: lora"
+            )
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps that the three batch sizes mean, in all."""
+        return self.iterations * self.epochs * (self.rollout_batch // self.minibatch)
+
+
+# Keys that other trainers have and this one refuses, with the reason (read by ppo_lib.trainers.configuration).
+PPOConfig.refused = REFUSED_SAMPLING  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Knobs of GRPO; those that it shares with PPO mean the same there. ``book/hyperparameters`` has both."""
+
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
+    prompts: str = option("pocket", help="pocket, or a JSONL file of {prompt}")
+    reward_model: str = option("pocket", help="pocket, a folder, or package.module:function")
+    iterations: int = same_option(PPOConfig, "iterations")
+    group_size: int = option(8, minimum=2, help="responses per prompt")
+    rollout_batch: int = option(64, minimum=2, help="responses sampled per iteration, all groups together")
+    minibatch: int = same_option(PPOConfig, "minibatch")
+    microbatch: int = same_option(PPOConfig, "microbatch")
+    epochs: int = same_option(PPOConfig, "epochs")
+    max_new_tokens: int = same_option(PPOConfig, "max_new_tokens")
+    temperature: float = same_option(PPOConfig, "temperature")
+    scale: str = option("group", choices=SCALES, help="divide advantages by their group's standard deviation, or not")
+    average: str = option("response", choices=AVERAGES, help="what a response's loss is divided by")
+    epsilon: float = option(0.2, minimum=0.0, help="clip width of the ratio")
+    beta: float = option(0.1, minimum=0.0, help="strength of the KL rubber band")
+    kl_estimator: str = same_option(PPOConfig, "kl_estimator", default="k3")
+    kl_in: str = option("loss", choices=("loss", "reward"), help="where the KL acts")
+    normalize_scores: bool = same_option(PPOConfig, "normalize_scores")
+    missing_eos_penalty: float = same_option(PPOConfig, "missing_eos_penalty")
+    learning_rate: float = option(1e-3, above=0.0, help="constant")
+    max_grad_norm: float = same_option(PPOConfig, "max_grad_norm")
+    lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
+    seed: int = same_option(PPOConfig, "seed")
+    device: str = same_option(PPOConfig, "device")
+    dtype: str = same_option(PPOConfig, "dtype")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if self.rollout_batch % self.group_size:
+            raise ConfigError(
+                f"group_size is {self.group_size}, but must divide rollout_batch, which is {self.rollout_batch}"
+            )
+        self.rollout()  # the checks of the batch sizes and of the KL are PPO's
+
+    def rollout(self) -> PPOConfig:
+        """What the rollout needs, in PPO's terms."""
+        shared = {field.name for field in fields(PPOConfig)}
+        return PPOConfig(**{name: value for name, value in asdict(self).items() if name in shared})
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """Knobs of DPO. ``book/hyperparameters`` tells what each does when it is too low or too high."""
+
+    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
+    data: str = option("pocket", help="comparisons: pocket, or a JSONL file of {prompt, chosen, rejected}")
+    epochs: int = option(1, minimum=1, help="passes over the pairs")
+    batch: int = option(64, minimum=1, help="pairs per optimizer step")
+    microbatch: int = same_option(RewardConfig, "microbatch")
+    beta: float = option(0.1, above=0.0, help="price of a nat, in the unit of the labelers' utility")
+    learning_rate: float = same_option(RewardConfig, "learning_rate")
+    max_grad_norm: float = same_option(RewardConfig, "max_grad_norm")
+    lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
+    max_length: int | None = same_option(RewardConfig, "max_length")
+    seed: int = same_option(RewardConfig, "seed")
+    device: str = same_option(RewardConfig, "device")
+    dtype: str = same_option(RewardConfig, "dtype")
+
+    def __post_init__(self) -> None:
+        check_config(self)

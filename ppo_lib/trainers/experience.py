@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ppo_lib.formulas.advantages import explained_variance
 from ppo_lib.formulas.kl import kl_estimate
 from ppo_lib.formulas.masking import masked_mean
 from ppo_lib.models.tokens import TokenBatch
-from ppo_lib.trainers.optimizer import Metrics, explained_variance
+from ppo_lib.trainers.optimizer import Metrics
 
 
 @dataclass

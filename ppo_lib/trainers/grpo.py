@@ -2,66 +2,21 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ppo_lib.formulas.grpo import AVERAGES, SCALES, group_advantages, grpo_loss, token_weights
+from ppo_lib.formulas.grpo import group_advantages, grpo_loss, token_weights
 from ppo_lib.formulas.losses import PolicyLoss
 from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.device import peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.trainers.configuration import GRPOConfig
 from ppo_lib.trainers.experience import Experience
 from ppo_lib.trainers.judging import RewardFunction
-from ppo_lib.trainers.optimizer import Metrics, Optimizer, State, peak_memory_bytes
-from ppo_lib.trainers.options import ConfigError, check_config, option, same_option
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, State
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
-
-
-@dataclass(frozen=True)
-class GRPOConfig:
-    """Knobs of GRPO; those that it shares with PPO mean the same there. ``book/hyperparameters`` has both."""
-
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
-    prompts: str = option("pocket", help="pocket, or a JSONL file of {prompt}")
-    reward_model: str = option("pocket", help="pocket, a folder, or package.module:function")
-    iterations: int = same_option(PPOConfig, "iterations")
-    group_size: int = option(8, minimum=2, help="responses per prompt")
-    rollout_batch: int = option(64, minimum=2, help="responses sampled per iteration, all groups together")
-    minibatch: int = same_option(PPOConfig, "minibatch")
-    microbatch: int = same_option(PPOConfig, "microbatch")
-    epochs: int = same_option(PPOConfig, "epochs")
-    max_new_tokens: int = same_option(PPOConfig, "max_new_tokens")
-    temperature: float = same_option(PPOConfig, "temperature")
-    scale: str = option("group", choices=SCALES, help="divide advantages by their group's standard deviation, or not")
-    average: str = option("response", choices=AVERAGES, help="what a response's loss is divided by")
-    epsilon: float = option(0.2, minimum=0.0, help="clip width of the ratio")
-    beta: float = option(0.1, minimum=0.0, help="strength of the KL rubber band")
-    kl_estimator: str = same_option(PPOConfig, "kl_estimator", default="k3")
-    kl_in: str = option("loss", choices=("loss", "reward"), help="where the KL acts")
-    normalize_scores: bool = same_option(PPOConfig, "normalize_scores")
-    missing_eos_penalty: float = same_option(PPOConfig, "missing_eos_penalty")
-    learning_rate: float = option(1e-3, above=0.0, help="constant")
-    max_grad_norm: float = same_option(PPOConfig, "max_grad_norm")
-    lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
-    seed: int = same_option(PPOConfig, "seed")
-    device: str = same_option(PPOConfig, "device")
-    dtype: str = same_option(PPOConfig, "dtype")
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        if self.rollout_batch % self.group_size:
-            raise ConfigError(
-                f"group_size is {self.group_size}, but must divide rollout_batch, which is {self.rollout_batch}"
-            )
-        self.rollout()  # the checks of the batch sizes and of the KL are PPO's
-
-    def rollout(self) -> PPOConfig:
-        """What the rollout needs, in PPO's terms."""
-        shared = {field.name for field in fields(PPOConfig)}
-        return PPOConfig(**{name: value for name, value in asdict(self).items() if name in shared})
 
 
 class GRPOTrainer:

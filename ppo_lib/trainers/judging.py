@@ -9,7 +9,7 @@ from torch import Tensor
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch
-from ppo_lib.parallel.processes import ALONE, Processes
+from ppo_lib.models.world import ALONE, World
 
 RewardFunction = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> one score each
 
@@ -22,7 +22,7 @@ def judge(
     batch: TokenBatch,
     microbatch: int = 64,
     normalize: bool = True,
-    processes: Processes = ALONE,
+    world: World = ALONE,
     finished: Tensor | None = None,
 ) -> Tensor:
     """Scores ``(B,)`` of rollouts.
@@ -36,7 +36,7 @@ def judge(
         prompts, texts, batch: the rollouts, as text and as tokens.
         microbatch: responses per forward pass.
         normalize: a reward model's scores in units of its calibration, not raw.
-        processes: each judges its share.
+        world: each judges its share.
         finished: ``(B,)`` boolean, which responses came to their end; all, if not given. One that was cut off has no
             EOS among its tokens, and gets none in the text either.
 
@@ -45,30 +45,30 @@ def judge(
     """
     if isinstance(reward, RewardModel) and reward.backbone is backbone:
         own = reward.score_batch(
-            batch.select(processes.share(torch.arange(len(batch), device=backbone.device))), microbatch
+            batch.select(world.share(torch.arange(len(batch), device=backbone.device))), microbatch
         )
-        scores = own.new_tensor(processes.gather(own.tolist()))
+        scores = own.new_tensor(world.gather(own.tolist()))
     else:
         function = reward
         if isinstance(reward, RewardModel):
-            function = partial(reward.scores, finished=None if finished is None else processes.share(finished.tolist()))
-        scores = ask(function, prompts, texts, processes).to(backbone.device, backbone.head_dtype)
+            function = partial(reward.scores, finished=None if finished is None else world.share(finished.tolist()))
+        scores = ask(function, prompts, texts, world).to(backbone.device, backbone.head_dtype)
     if isinstance(reward, RewardModel) and not normalize:
         scores = scores * reward.std + reward.mean
     return scores
 
 
-def ask(function: RewardFunction, prompts: list[str], texts: list[str], processes: Processes = ALONE) -> Tensor:
+def ask(function: RewardFunction, prompts: list[str], texts: list[str], world: World = ALONE) -> Tensor:
     """Scores ``(B,)`` in float64 of a plain function of texts; each process asks about its share.
 
     Raises:
         ValueError: it does not return one finite number per response.
     """
-    own = processes.share(texts)
-    answer = [float(x) for x in function(processes.share(prompts), own)]
+    own = world.share(texts)
+    answer = [float(x) for x in function(world.share(prompts), own)]
     if len(answer) != len(own):
         raise ValueError(f"the reward function returned {len(answer)} scores for {len(own)} responses")
-    scores = torch.tensor(processes.gather(answer), dtype=torch.float64)
+    scores = torch.tensor(world.gather(answer), dtype=torch.float64)
     if not bool(torch.isfinite(scores).all()):
         row = int((~torch.isfinite(scores)).nonzero()[0])
         raise ValueError(

@@ -1,26 +1,23 @@
 """What the three stages share: the optimizer and its exact state, the order of the data, gradient steps.
 
-Every trainer has the same small face, so that one driver (:func:`ppo_lib.run.driving.drive`) runs, records and resumes
+Every trainer has the same small face, so that one driver (:func:`ppo_lib.run.folders.drive`) runs, records and resumes
 all of them: ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()``, ``load_state()``, ``save()``.
 """
 
-import resource
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ppo_lib.parallel.processes import ALONE, Processes
-from ppo_lib.parallel.sharding import is_part, own_part, part_of, whole
+from ppo_lib.models.world import ALONE, World
 
 Metrics = dict[str, float]
 State = tuple[dict[str, Tensor], dict[str, object]]
 
 
 class Trainer(Protocol):
-    """What :func:`ppo_lib.run.driving.drive` needs.
+    """What :func:`ppo_lib.run.folders.drive` needs.
 
     Attributes:
         iteration: iterations done so far.
@@ -86,7 +83,7 @@ class Optimizer:
         parameters: what to train.
         learning_rate: the peak.
         max_grad_norm: longer gradients are scaled down to this length.
-        processes: whose gradients are added up before each step.
+        world: whose gradients are added up before each step.
     """
 
     def __init__(
@@ -94,13 +91,14 @@ class Optimizer:
         parameters: Iterable[nn.Parameter],
         learning_rate: float,
         max_grad_norm: float,
-        processes: Processes = ALONE,
+        world: World = ALONE,
     ) -> None:
-        self.processes = processes
+        self.world = world
         self.parameters = list(parameters)
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.masters = [
-            p if p.dtype.itemsize >= 4 and not is_part(p) else at_least_float32(own_part(p)) for p in self.parameters
+            p if p.dtype.itemsize >= 4 and not world.is_part(p) else at_least_float32(world.own_part(p))
+            for p in self.parameters
         ]
         self.adam = torch.optim.AdamW(self.masters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
 
@@ -118,10 +116,10 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate * scale
         for parameter, master in self._halves():
-            master.grad = None if parameter.grad is None else at_least_float32(own_part(parameter.grad))
+            master.grad = None if parameter.grad is None else at_least_float32(self.world.own_part(parameter.grad))
             parameter.grad = None
-        parts = [is_part(parameter) for parameter in self.parameters]  # their gradients have been added up already
-        self.processes.add_gradients(master for master, part in zip(self.masters, parts, strict=True) if not part)
+        parts = [self.world.is_part(p) for p in self.parameters]  # their gradients have been added up already
+        self.world.add_gradients(master for master, part in zip(self.masters, parts, strict=True) if not part)
         norm = self._norm(parts)
         nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)
         if not bool(torch.isfinite(norm)):
@@ -140,7 +138,7 @@ class Optimizer:
         norm = nn.utils.get_total_norm([gradient for gradient, part in gradients if not part])
         if any(parts):
             squares = nn.utils.get_total_norm([gradient for gradient, part in gradients if part]) ** 2
-            self.processes.add(squares)
+            self.world.add(squares)
             norm = (norm**2 + squares).sqrt()
         return norm
 
@@ -150,7 +148,7 @@ class Optimizer:
     @torch.no_grad()
     def _round(self) -> None:
         for parameter, master in self._halves():
-            own_part(parameter).copy_(master)
+            self.world.own_part(parameter).copy_(master)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the parameters and of Adam's moments, as tensors by name (nothing is pickled)."""
@@ -161,12 +159,14 @@ class Optimizer:
 
     def _saved(self, i: int, tensor: Tensor) -> Tensor:
         """A copy of parameter ``i`` or of one of its moments, with what other processes hold of it."""
-        together = whole(tensor.detach(), self.parameters[i]) if tensor.ndim else tensor  # or a count of steps
+        together = tensor.detach()
+        if tensor.ndim:  # not a count of steps
+            together = self.world.whole(together, self.parameters[i])
         return together.to("cpu", copy=True)  # later steps must not change it
 
     def _part(self, i: int, tensor: Tensor) -> Tensor:
         """What this process holds of such a copy."""
-        return part_of(tensor, self.parameters[i]) if tensor.ndim else tensor
+        return self.world.part_of(tensor, self.parameters[i]) if tensor.ndim else tensor
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -218,24 +218,3 @@ def warmup_then_decay(iteration: int, iterations: int, warmup: float = 0.05) -> 
     """Learning-rate factor that rises over the first 5 % of the iterations and then falls to zero in a line."""
     rise = max(1.0, warmup * iterations)
     return min(1.0, (iteration + 1) / rise, (iterations - iteration) / max(1.0, iterations - rise))
-
-
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """``1 - Var(returns - values) / Var(returns)`` over counted tokens: 1 a perfect critic, 0 a constant one."""
-    keep = mask.bool()
-    total = returns[keep].var(correction=0)
-    return float(1 - (returns - values)[keep].var(correction=0) / total) if float(total) > 0 else float("nan")
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the GPU's allocator, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the GPU, so that a clock read afterwards has measured the work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -32,23 +32,15 @@ from ppo_lib.formulas.losses import clipped_policy_loss, ppo_loss, value_loss
 from ppo_lib.formulas.masking import masked_mean, whiten
 from ppo_lib.formulas.rewards import augmented_rewards
 from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.device import peak_memory_bytes, synchronize
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch, decode_responses
-from ppo_lib.parallel.processes import ALONE, Processes
-from ppo_lib.sampling.shared_rollout import sample_together
+from ppo_lib.models.world import ALONE, World
+from ppo_lib.sampling.rollout import sample_together
+from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.experience import Experience, describe, sample_rows
 from ppo_lib.trainers.judging import RewardFunction, ask, judge
-from ppo_lib.trainers.optimizer import (
-    Metrics,
-    Optimizer,
-    Order,
-    State,
-    peak_memory_bytes,
-    restore,
-    state_of,
-    synchronize,
-)
-from ppo_lib.trainers.ppo_config import PPOConfig
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of
 
 __all__ = ["Experience", "PPOConfig", "PPOTrainer", "RewardFunction"]
 
@@ -63,7 +55,7 @@ class PPOTrainer:
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: true quality where it is known, a function like ``reward``; measured and never trained on.
         second: another judge, likewise only measured.
-        processes: who shares the work; by default this process does it alone.
+        world: who shares the work; by default this process does it alone.
 
     Raises:
         ValueError: no prompts, an empty one, or a prompt that leaves no room for a response.
@@ -77,10 +69,10 @@ class PPOTrainer:
         reward: RewardModel | RewardFunction,
         gold: RewardFunction | None = None,
         second: RewardFunction | None = None,
-        processes: Processes = ALONE,
+        world: World = ALONE,
     ) -> None:
-        processes.check_share("minibatch", config.minibatch)
-        self.processes = processes
+        world.check_share("minibatch", config.minibatch)
+        self.world = world
         self.config, self.policy, self.reward = config, policy, reward
         self.watchers = {name: judge for name, judge in (("gold", gold), ("second", second)) if judge is not None}
         self.backbone, self.device = policy.backbone, policy.backbone.device
@@ -89,7 +81,7 @@ class PPOTrainer:
         self.prompt_ids = self.backbone.encode_prompts(self.prompts, max_length=room)
         self.order = Order(len(self.prompts), config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.optimizer = Optimizer(policy.parameters_to_train(), config.learning_rate, config.max_grad_norm, processes)
+        self.optimizer = Optimizer(policy.parameters_to_train(), config.learning_rate, config.max_grad_norm, world)
         self.kl: FixedKL | AdaptiveKL = FixedKL(config.beta)
         if config.kl_target is not None:
             self.kl = AdaptiveKL(config.beta, config.kl_target, config.kl_horizon)
@@ -118,7 +110,7 @@ class PPOTrainer:
             "seconds_rollout": collected - start,
             "seconds_update": done - collected,
             "tokens_per_second": int(experience.batch.response_lengths.sum()) / (done - start),
-            "peak_memory_bytes": self.processes.largest(peak_memory_bytes(self.device)),
+            "peak_memory_bytes": self.world.largest(peak_memory_bytes(self.device)),
         }
 
     @torch.no_grad()
@@ -133,7 +125,7 @@ class PPOTrainer:
         # 2. Roll out. The sampler knows nothing but max_new_tokens and temperature.
         ids = [self.prompt_ids[i] for i in rows]
         how = config.max_new_tokens, config.temperature, policy.actor.adapter, generator or self.generator
-        sampled = sample_together(self.processes, policy.actor.backbone, ids, *how)
+        sampled = sample_together(self.world, policy.actor.backbone, ids, *how)
         batch, mask, finished = sampled.batch, sampled.batch.mask, sampled.finished
         prompts, texts = [self.prompts[i] for i in rows], decode_responses(tokenizer, batch)
         # 3. Judge. A response that never ended may cost something extra.
@@ -150,7 +142,7 @@ class PPOTrainer:
                 seen = policy.evaluate(part, config.temperature)
                 logprobs[piece, :width], values[piece, :width], entropy[piece, :width] = seen
                 ref_logprobs[piece, :width] = policy.reference_logprobs(part, config.temperature)
-        self.processes.add(logprobs, values, entropy, ref_logprobs)  # each process has filled in its own rows
+        self.world.add(logprobs, values, entropy, ref_logprobs)  # each process has filled in its own rows
         # 5. Augmented reward.
         kl = kl_estimate(logprobs, ref_logprobs, config.kl_estimator)
         rewards = augmented_rewards(charged, kl, mask, self.kl.beta if config.kl_in == "reward" else 0.0)
@@ -184,12 +176,12 @@ class PPOTrainer:
                     if steps == 0:  # nothing has been learned yet
                         first_error = max(first_error, float((ratio - 1).abs().max()))
                 if steps == 0:
-                    first_error = self.processes.largest(first_error)
+                    first_error = self.world.largest(first_error)
                     self.check_first_ratio(first_error)
                 grad_norm += self.optimizer.step()
                 steps += 1
-        means = {name: self.processes.total(total)[0] / steps for name, total in totals.items()}
-        ratio_max = self.processes.largest(ratio_max)
+        means = {name: self.world.total(total)[0] / steps for name, total in totals.items()}
+        ratio_max = self.world.largest(ratio_max)
         return {**means, "grad_norm": grad_norm / steps, "ratio_max": ratio_max, "ratio_first_error": first_error}
 
     def loss(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor, Metrics]:
@@ -211,19 +203,19 @@ class PPOTrainer:
 
     def pieces(self, minibatch: Tensor, batch: TokenBatch) -> tuple[Tensor, ...]:
         """The microbatches of this process's share of a minibatch; rows of like length together, to save padding."""
-        rows = self.processes.share(minibatch)
+        rows = self.world.share(minibatch)
         if len(rows) > self.config.microbatch:
             rows = rows[(batch.prompt_lengths + batch.response_lengths)[rows].argsort(stable=True)]
         return rows.split(self.config.microbatch)
 
     def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch, finished: Tensor | None = None) -> Tensor:
         """Scores ``(B,)`` of rollouts; see :func:`ppo_lib.trainers.judging.judge`."""
-        how = self.config.microbatch, self.config.normalize_scores, self.processes, finished
+        how = self.config.microbatch, self.config.normalize_scores, self.world, finished
         return judge(self.reward, self.backbone, prompts, texts, batch, *how)
 
     def check_first_ratio(self, error: float) -> None:
         """Warn when the first minibatch's ratios are not 1: before any update they must be."""
-        if self.processes.first and error > (1e-6 if self.backbone.causal_lm.dtype == torch.float32 else 1e-2):
+        if self.world.first and error > (1e-6 if self.backbone.causal_lm.dtype == torch.float32 else 1e-2):
             warnings.warn(
                 f"the ratio of the first minibatch is off by {error:.1e} although nothing has been learned yet: old "
                 "and new log-probs are computed in different ways (dropout, temperature, padding or dtype)",
@@ -233,7 +225,7 @@ class PPOTrainer:
     def measure(self, experience: Experience) -> Metrics:
         """What the rollout batch looked like before the update; see :func:`ppo_lib.trainers.experience.describe`."""
         texts = experience.prompts, experience.texts
-        seen = {name: ask(judge, *texts, self.processes) for name, judge in self.watchers.items()}
+        seen = {name: ask(judge, *texts, self.world) for name, judge in self.watchers.items()}
         self._samples = sample_rows(experience, self.iteration, seen)
         return describe(experience, seen)
 

@@ -10,7 +10,6 @@ the data overfit, since each response then counts as often as it has rivals).
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -18,47 +17,13 @@ import torch
 from torch import Tensor
 
 from ppo_lib.formulas.losses import bradley_terry_loss
+from ppo_lib.models.device import peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.parallel.processes import ALONE, Processes
-from ppo_lib.trainers.optimizer import (
-    Metrics,
-    Optimizer,
-    Order,
-    State,
-    peak_memory_bytes,
-    restore,
-    state_of,
-    warmup_then_decay,
-)
-from ppo_lib.trainers.options import DTYPES, check_config, option, same_option
-from ppo_lib.trainers.sft import SFTConfig
+from ppo_lib.models.world import ALONE, World
+from ppo_lib.trainers.configuration import RewardConfig
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of, warmup_then_decay
 
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """Knobs of reward-model training."""
-
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
-    data: str = option("pocket", help="comparisons, see ppo_lib.run.data: pocket, a JSONL file, a data set")
-    chat_template: bool = same_option(SFTConfig, "chat_template")
-    epochs: int = option(1, minimum=1, help="passes over the pairs; reward models overfit early")
-    max_steps: int | None = same_option(SFTConfig, "max_steps")
-    batch: int = option(64, minimum=1, help="pairs per optimizer step, about: rankings stay whole")
-    microbatch: int = option(64, minimum=1, help="pairs per forward pass; less memory, same result")
-    learning_rate: float = same_option(SFTConfig, "learning_rate")
-    max_grad_norm: float = same_option(SFTConfig, "max_grad_norm")
-    lora_rank: int = option(8, minimum=1, help="rank of the reward adapter")
-    max_length: int | None = option(None, minimum=2, help="refuse pairs of more tokens than this")
-    drop_longer: bool = same_option(SFTConfig, "drop_longer")
-    gradient_checkpointing: bool = same_option(SFTConfig, "gradient_checkpointing")
-    seed: int = option(0, minimum=0, help="of the adapter and the order of the data")
-    device: str = same_option(SFTConfig, "device")
-    dtype: str = option("float32", choices=DTYPES, help="of the backbone; auto: bfloat16 where the GPU computes in it")
-
-    def __post_init__(self) -> None:
-        check_config(self)
 
 
 def pairs_from_ranking(prompt: str, ranked: Sequence[str]) -> list[Pair]:
@@ -90,17 +55,15 @@ class RewardTrainer:
         config: the knobs.
         model: trained in place.
         pairs: ``(prompt, chosen, rejected)``, the pairs of one ranking side by side.
-        processes: who shares the work.
+        world: who shares the work.
 
     Raises:
         ValueError: no pairs, or one that does not fit.
     """
 
-    def __init__(
-        self, config: RewardConfig, model: RewardModel, pairs: Sequence[Pair], processes: Processes = ALONE
-    ) -> None:
-        processes.check_share("batch", config.batch)
-        self.processes = processes
+    def __init__(self, config: RewardConfig, model: RewardModel, pairs: Sequence[Pair], world: World = ALONE) -> None:
+        world.check_share("batch", config.batch)
+        self.world = world
         self.config, self.model, self.pairs = config, model, list(pairs)
         self.rankings = rankings_of(self.pairs, config.batch)
         self.order = Order(len(self.rankings), config.seed)
@@ -109,7 +72,7 @@ class RewardTrainer:
         prompts, *answers = zip(*self.pairs, strict=True)
         for responses in answers:  # refuse what does not fit now, not in an hour
             backbone.pair_ids(prompts, responses, self.max_length)
-        self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm, processes)
+        self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm, world)
         self.iteration = 0
         self.rankings_per_step = max(1, config.batch * len(self.rankings) // len(self.pairs))
         steps = config.epochs * max(1, len(self.rankings) // self.rankings_per_step)
@@ -128,15 +91,15 @@ class RewardTrainer:
     def step(self) -> Metrics:
         start = time.perf_counter()
         rows = [pair for i in self.order.draw(self.rankings_per_step) for pair in self.rankings[i]]
-        loss_sum, correct, own = 0.0, 0.0, self.processes.share(rows)
-        for i in range(0, self.processes.largest_share(rows), self.config.microbatch):
+        loss_sum, correct, own = 0.0, 0.0, self.world.share(rows)
+        for i in range(0, self.world.largest_share(rows), self.config.microbatch):
             piece = own[i : i + self.config.microbatch]
             chosen, rejected = self.score_pairs(piece or rows[:1])  # one that counts nothing, where others have more
             loss = bradley_terry_loss(chosen, rejected) * len(piece)
             (loss / len(rows)).backward()
             right = int((chosen > rejected)[: len(piece)].sum())
             loss_sum, correct = loss_sum + float(loss.detach()), correct + right
-        loss_sum, correct = self.processes.total(loss_sum, correct)
+        loss_sum, correct = self.world.total(loss_sum, correct)
         rate = warmup_then_decay(self.iteration, self.iterations)
         norm = self.optimizer.step(rate)
         self.iteration += 1
@@ -147,7 +110,7 @@ class RewardTrainer:
             "grad_norm": norm,
             "learning_rate": self.config.learning_rate * rate,
             "pairs_per_second": len(rows) / (time.perf_counter() - start),
-            "peak_memory_bytes": self.processes.largest(peak_memory_bytes(self.model.backbone.device)),
+            "peak_memory_bytes": self.world.largest(peak_memory_bytes(self.model.backbone.device)),
         }
 
     @torch.no_grad()
@@ -169,5 +132,5 @@ class RewardTrainer:
         restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
-        if self.processes.first:
+        if self.world.first:
             self.model.save_pretrained(folder)

@@ -6,7 +6,6 @@ the response's tokens, and on those alone. What it learns is imitation, mistakes
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,43 +13,10 @@ from torch import Tensor
 
 from ppo_lib.formulas.masking import masked_mean
 from ppo_lib.models.backbone import Backbone
-from ppo_lib.parallel.processes import ALONE, Processes
-from ppo_lib.trainers.optimizer import (
-    Metrics,
-    Optimizer,
-    Order,
-    State,
-    peak_memory_bytes,
-    restore,
-    state_of,
-    warmup_then_decay,
-)
-from ppo_lib.trainers.options import DTYPES, check_config, option
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """Knobs of supervised fine-tuning."""
-
-    model: str = option("pocket:base", help="the base model: pocket:base, a folder in hub format, or OWNER/NAME@COMMIT")
-    data: str = option("pocket", help="demonstrations, see ppo_lib.run.data: pocket, a JSONL file, a data set")
-    chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
-    epochs: int = option(2, minimum=1, help="passes over the demonstrations")
-    max_steps: int | None = option(None, minimum=1, help="stop after so many optimizer steps; null: after the epochs")
-    batch: int = option(64, minimum=1, help="demonstrations per optimizer step")
-    microbatch: int = option(64, minimum=1, help="demonstrations per forward pass; less memory, same result")
-    learning_rate: float = option(1e-3, above=0.0, help="peak of the schedule")
-    max_grad_norm: float = option(1.0, above=0.0, help="longer gradients are scaled down to this")
-    lora_rank: int = option(0, minimum=0, help="rank of an adapter that is merged at the end; 0 trains all weights")
-    max_length: int | None = option(None, minimum=2, help="refuse demonstrations of more tokens than this")
-    drop_longer: bool = option(False, help="leave out what is longer than max_length, instead of refusing it")
-    gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
-    seed: int = option(0, minimum=0, help="of the order of the data")
-    device: str = option("auto", help="cpu, cuda, or auto for a GPU where there is one")
-    dtype: str = option("float32", choices=DTYPES, help="of the weights; auto: bfloat16 where the GPU computes in it")
-
-    def __post_init__(self) -> None:
-        check_config(self)
+from ppo_lib.models.device import peak_memory_bytes
+from ppo_lib.models.world import ALONE, World
+from ppo_lib.trainers.configuration import SFTConfig
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of, warmup_then_decay
 
 
 class SFTTrainer:
@@ -60,7 +26,7 @@ class SFTTrainer:
         config: the knobs.
         backbone: trained in place.
         demonstrations: pairs of prompt and response.
-        processes: who shares the work.
+        world: who shares the work.
 
     Raises:
         ValueError: no demonstrations, or one that does not fit.
@@ -71,10 +37,10 @@ class SFTTrainer:
         config: SFTConfig,
         backbone: Backbone,
         demonstrations: Sequence[tuple[str, str]],
-        processes: Processes = ALONE,
+        world: World = ALONE,
     ) -> None:
-        processes.check_share("batch", config.batch)
-        self.processes = processes
+        world.check_share("batch", config.batch)
+        self.world = world
         self.config, self.backbone = config, backbone
         self.demonstrations = list(demonstrations)
         self.order = Order(len(self.demonstrations), config.seed)
@@ -88,7 +54,7 @@ class SFTTrainer:
             parameters = list(backbone.causal_lm.parameters())
             for parameter in parameters:
                 parameter.requires_grad_(True)
-        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, processes)
+        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, world)
         self.iteration = 0
         steps = config.epochs * max(1, len(self.demonstrations) // config.batch)
         self.iterations = min(steps, config.max_steps or steps)
@@ -107,7 +73,7 @@ class SFTTrainer:
 
     def step(self) -> Metrics:
         start = time.perf_counter()
-        rows = [self.demonstrations[i] for i in self.processes.share(self.order.draw(self.config.batch))]
+        rows = [self.demonstrations[i] for i in self.world.share(self.order.draw(self.config.batch))]
         size = self.config.microbatch
         pieces = [tuple(zip(*rows[i : i + size], strict=True)) for i in range(0, len(rows), size)]
         total, tokens = 0.0, 0.0
@@ -115,7 +81,7 @@ class SFTTrainer:
             loss, count = self.loss(prompts, responses)
             (loss * count).backward()  # summed here, divided by the whole step's token count below
             total, tokens = total + float(loss.detach()) * count, tokens + count
-        total, tokens = self.processes.total(total, tokens)
+        total, tokens = self.world.total(total, tokens)
         for parameter in self.optimizer.parameters:
             if parameter.grad is not None:
                 parameter.grad /= tokens
@@ -128,7 +94,7 @@ class SFTTrainer:
             "grad_norm": norm,
             "learning_rate": self.config.learning_rate * rate,
             "tokens_per_second": tokens / (time.perf_counter() - start),
-            "peak_memory_bytes": self.processes.largest(peak_memory_bytes(self.backbone.device)),
+            "peak_memory_bytes": self.world.largest(peak_memory_bytes(self.backbone.device)),
         }
 
     @torch.no_grad()
@@ -149,7 +115,7 @@ class SFTTrainer:
     def save(self, folder: str | Path) -> None:
         """Write the whole model in hub format, an adapter merged into its weights."""
         model = self.backbone.merged("policy" if self.config.lora_rank else None)
-        if not self.processes.first:  # it has given its part of the weights
+        if not self.world.first:  # it has given its part of the weights
             return
         model.save_pretrained(str(folder))
         self.backbone.tokenizer.save_pretrained(str(folder))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import GARBAGE, ragged
 from torch import Tensor
 
-from ppo_lib.formulas.advantages import discounted_returns, gae, td_errors
+from ppo_lib.formulas.advantages import discounted_returns, explained_variance, gae, td_errors
 
 UNIT = st.floats(0, 1)
 SEED = st.integers(0, 10_000)
@@ -172,3 +172,15 @@ def test_refusals_name_the_argument_and_what_is_wanted(call, words):
     with pytest.raises(ValueError, match=words[0]) as error:
         call()
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_explained_variance():
+    returns = torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]])
+    mask = torch.tensor([[1.0, 1, 1], [1, 0, 0]])
+    assert explained_variance(returns, returns, mask) == 1
+    assert explained_variance(returns + 5, returns, mask) == pytest.approx(1)  # a constant error explains all the same
+    assert explained_variance(torch.zeros(2, 3), returns, mask) == 0
+    assert explained_variance(-returns, returns, mask) == pytest.approx(-3)
+    dirty = returns.masked_fill(mask == 0, math.nan)
+    assert explained_variance(dirty, dirty, mask) == 1
+    assert math.isnan(explained_variance(returns, torch.ones(2, 3), mask))

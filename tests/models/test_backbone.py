@@ -23,10 +23,10 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import pad_pairs
+from ppo_lib.trainers.configuration import PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
-from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
+from ppo_lib.trainers.reward import RewardTrainer
+from ppo_lib.trainers.sft import SFTTrainer
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
 RESPONSES = [[12, EOS], [13, 14, 15, 16, 17, 18, EOS], [EOS]]

@@ -12,10 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.sampling.rollout import sample
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.optimizer import Optimizer
-from ppo_lib.trainers.options import ConfigError
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 LAYOUTS = list(product(("lora", "full"), ("shared", "separate")))
 SMALL = {"rollout_batch": 14, "minibatch": 7, "microbatch": 4, "epochs": 2, "max_new_tokens": 9, "learning_rate": 1e-3}

@@ -14,10 +14,10 @@ from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch, encode_prompts
 from ppo_lib.sampling.rollout import generate_text, sample
+from ppo_lib.trainers.configuration import PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
-from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
+from ppo_lib.trainers.reward import RewardTrainer
+from ppo_lib.trainers.sft import SFTTrainer
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "data" / "stories260K"
 PROMPTS = ["Once upon a time", "Lily had a red ball. She", "The dog", "One day, a big bear"]

@@ -6,10 +6,10 @@ from tiny import ARCHITECTURES, randomise
 
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.adapters import switch_adapter
-from ppo_lib.parallel.sharding import blocks_of
+from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.run.stages import CONFIGS, build
+from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 PROMPTS, RESPONSES = ["ab", "c"], ["def", "gh"]
 

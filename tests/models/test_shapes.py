@@ -29,10 +29,7 @@ from ppo_lib.models.tokens import TokenBatch
 from ppo_lib.run.memory import ENTROPY_COPIES, LOGITS_COPIES, plan_memory
 from ppo_lib.sampling.decoding import Decoder, supports_static_cache
 from ppo_lib.sampling.rollout import pick_at
-from ppo_lib.trainers.configuration import load_recipe, read_config
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig
-from ppo_lib.trainers.sft import SFTConfig
+from ppo_lib.trainers.configuration import PPOConfig, RewardConfig, SFTConfig, load_recipe, read_config
 
 # SmolLM2-135M and Qwen2.5-0.5B, which the recipes and the benchmarks take, and others that are promised.
 SMOL = transformers.LlamaConfig(

@@ -18,7 +18,7 @@ from ppo_lib.models import actor_critic as models
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.sampling import rollout
-from ppo_lib.trainers.ppo_config import PPOConfig
+from ppo_lib.trainers.configuration import PPOConfig
 
 PAGE = Path(__file__).parents[2] / "book" / "notation.md"
 NAN, INF = float("nan"), float("inf")

@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ppo_lib.trainers.dpo import DPOConfig
-from ppo_lib.trainers.grpo import GRPOConfig
-from ppo_lib.trainers.options import describe_range
-from ppo_lib.trainers.ppo_config import PPOConfig
+from ppo_lib.trainers.configuration import DPOConfig, GRPOConfig, PPOConfig, describe_range
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book/hyperparameters.md").read_text(encoding="utf-8")

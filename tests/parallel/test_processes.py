@@ -23,22 +23,20 @@ import ppo_lib
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.models.world import ALONE, World
 from ppo_lib.parallel.processes import Processes, ProcessLost
-from ppo_lib.run.driving import drive
-from ppo_lib.run.folders import RunFolder
-from ppo_lib.sampling.rollout import sample
-from ppo_lib.sampling.shared_rollout import sample_together
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.run.folders import RunFolder, drive
+from ppo_lib.sampling.rollout import sample, sample_together
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
-from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
+from ppo_lib.trainers.reward import RewardTrainer
+from ppo_lib.trainers.sft import SFTTrainer
 
 SECONDS = 120  # a hang is a failure, not a wait
 
 
 def together(folder: Path, function, size: int = 2) -> list:
-    """What ``function(processes)`` returns in each of ``size`` forked processes that are connected by gloo."""
+    """What ``function(world)`` returns in each of ``size`` forked processes that are connected by gloo."""
     store = folder / f"store-{time.monotonic_ns()}"
     children = []
     for rank in range(size):
@@ -91,7 +89,7 @@ PPO = {
 }
 
 
-def train_ppo(folder: Path, processes: Processes, options, shared_reward: bool = False):
+def train_ppo(folder: Path, world: World, options, shared_reward: bool = False):
     """Two iterations of PPO from a policy that has already moved: metrics, samples and parameters."""
     policy = ActorCritic(Backbone.from_pretrained(folder, dtype="float64"), lora_rank=4)
     randomise(policy.parameters_to_train(), scale=0.2)
@@ -101,7 +99,7 @@ def train_ppo(folder: Path, processes: Processes, options, shared_reward: bool =
         randomise(reward.parameters_to_train(), seed=1)
         reward.calibrate(["a", "b", "c"], ["x", "yy", "zzz"])
     config = PPOConfig(**{**BASE, **options})
-    trainer = PPOTrainer(config, policy, PROMPTS, reward, gold=length, processes=processes)
+    trainer = PPOTrainer(config, policy, PROMPTS, reward, gold=length, world=world)
     metrics, samples = [], []
     for _ in range(2):
         metrics.append(plain(trainer.step()))
@@ -112,7 +110,7 @@ def train_ppo(folder: Path, processes: Processes, options, shared_reward: bool =
 @pytest.mark.parametrize("name", PPO)
 def test_ppo_on_two_processes_gives_the_samples_losses_and_adapters_of_one(folder, tmp_path, name):
     """In float64, since Adam turns a gradient that is rounding and nothing else into a step of full length."""
-    alone = train_ppo(folder, Processes(), PPO[name])
+    alone = train_ppo(folder, ALONE, PPO[name])
     for metrics, samples, parameters in together(tmp_path, lambda p: train_ppo(folder, p, PPO[name])):
         assert samples == alone[1]
         for one, other in zip(alone[0], metrics, strict=True):
@@ -131,7 +129,7 @@ def test_both_processes_end_with_the_same_bits_and_see_the_whole_batch(folder, t
 
 def test_a_reward_model_on_the_shared_backbone_judges_in_shares(folder, tmp_path):
     options = PPO["one minibatch"]
-    alone = train_ppo(folder, Processes(), options, shared_reward=True)
+    alone = train_ppo(folder, ALONE, options, shared_reward=True)
     for metrics, _, _ in together(tmp_path, lambda p: train_ppo(folder, p, options, shared_reward=True)):
         assert metrics[0]["score_mean"] == pytest.approx(alone[0][0]["score_mean"], abs=1e-5)
         assert metrics[1]["score_mean"] == pytest.approx(alone[0][1]["score_mean"], abs=1e-5)
@@ -139,7 +137,7 @@ def test_a_reward_model_on_the_shared_backbone_judges_in_shares(folder, tmp_path
 
 def test_three_processes_share_what_three_does_not_divide(folder, tmp_path):
     options = PPO["odd minibatches in small pieces"]
-    alone = train_ppo(folder, Processes(), options)
+    alone = train_ppo(folder, ALONE, options)
     for _, samples, parameters in together(tmp_path, lambda p: train_ppo(folder, p, options), size=3):
         assert samples == alone[1]
         for one, other in zip(alone[2], parameters, strict=True):
@@ -149,25 +147,25 @@ def test_three_processes_share_what_three_does_not_divide(folder, tmp_path):
 PAIRS = [(word, word + "!", "no " + word) for word in ("a", "bc", "d e", "fgh", "ij", "k", "lm n")]
 
 
-def train_sft(folder: Path, processes: Processes):
+def train_sft(folder: Path, world: World):
     config = SFTConfig(batch=5, microbatch=2, epochs=4, learning_rate=1e-2)
     trainer = SFTTrainer(
-        config, Backbone.from_pretrained(folder, dtype="float64"), [(p, c) for p, c, _ in PAIRS], processes
+        config, Backbone.from_pretrained(folder, dtype="float64"), [(p, c) for p, c, _ in PAIRS], world
     )
     return [trainer.step() for _ in range(3)], [p.detach().clone() for p in trainer.optimizer.parameters]
 
 
-def train_reward(folder: Path, processes: Processes):
+def train_reward(folder: Path, world: World):
     config = RewardConfig(batch=5, microbatch=2, epochs=4, learning_rate=1e-2)
     model = RewardModel(Backbone.from_pretrained(folder, dtype="float64"), lora_rank=4)
     randomise(model.parameters_to_train(), seed=1)
-    trainer = RewardTrainer(config, model, PAIRS, processes)
+    trainer = RewardTrainer(config, model, PAIRS, world)
     return [trainer.step() for _ in range(3)], [p.detach().clone() for p in trainer.optimizer.parameters]
 
 
 @pytest.mark.parametrize("train", [train_sft, train_reward])
 def test_sft_and_reward_training_on_two_processes_are_those_of_one(folder, tmp_path, train):
-    alone = train(folder, Processes())
+    alone = train(folder, ALONE)
     clocks = {"tokens_per_second", "pairs_per_second", "peak_memory_bytes"}
     for metrics, parameters in together(tmp_path, lambda p: train(folder, p)):
         for one, other in zip(alone[0], metrics, strict=True):
@@ -186,7 +184,7 @@ def test_sampling_together_leaves_the_generator_where_sampling_alone_leaves_it(f
     generators = [torch.Generator().manual_seed(3) for _ in range(3)]
     expected = sample(backbone, ids, 30, 1.0, None, generators[0])
     for generator, budget in zip(generators[1:], (30, 60), strict=True):
-        got = sample_together(Processes(), backbone, ids, budget, 1.0, None, generator)
+        got = sample_together(ALONE, backbone, ids, budget, 1.0, None, generator)
         assert torch.equal(got.batch.sequences, expected.batch.sequences)
         assert torch.equal(generator.get_state(), generators[0].get_state())
     assert expected.batch.responses.shape[1] < 30  # the budget was not used up, or this test would show nothing
@@ -195,21 +193,21 @@ def test_sampling_together_leaves_the_generator_where_sampling_alone_leaves_it(f
 # --------------------------------------------------------------------------------------------------- small exchanges
 
 
-def exchanges(processes: Processes):
-    tensor = torch.tensor([1.0, 10.0]) * (processes.rank + 1)
-    processes.add(tensor)
+def exchanges(world: World):
+    tensor = torch.tensor([1.0, 10.0]) * (world.rank + 1)
+    world.add(tensor)
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
-    if processes.first:
+    if world.first:
         parameters[0].grad = torch.ones(2)  # the second process had no row
-    processes.add_gradients(parameters)
+    world.add_gradients(parameters)
     return (
         tensor.tolist(),
         [p.grad.tolist() for p in parameters],
-        processes.gather(list(processes.share(range(5)))),
-        processes.total(1.0, processes.rank),
-        processes.largest(-1.0 - processes.rank),
-        processes.any(processes.rank == 1),
-        processes.any(False),
+        world.gather(list(world.share(range(5)))),
+        world.total(1.0, world.rank),
+        world.largest(-1.0 - world.rank),
+        world.any(world.rank == 1),
+        world.any(False),
     )
 
 
@@ -219,7 +217,7 @@ def test_what_processes_exchange(tmp_path):
 
 
 def test_a_single_process_exchanges_nothing():
-    alone, tensor = Processes(), torch.ones(2)
+    alone, tensor = ALONE, torch.ones(2)
     alone.add(tensor)
     assert tensor.tolist() == [1.0, 1.0]
     assert alone.share([1, 2, 3]) == alone.gather([1, 2, 3]) == [1, 2, 3]
@@ -228,12 +226,12 @@ def test_a_single_process_exchanges_nothing():
     assert not alone.any(False)
 
 
-def dies(processes: Processes):
-    if processes.rank == 1:
+def dies(world: World):
+    if world.rank == 1:
         dist.destroy_process_group()
         return None
     with pytest.raises(ProcessLost, match=r"another process of this run has ended .* go on with --resume") as lost:
-        processes.wait()
+        world.wait()
     return "\n" not in str(lost.value)
 
 
@@ -265,7 +263,7 @@ def test_batches_that_leave_a_process_without_work_are_refused(folder):
     three, backbone = Processes(0, 3), Backbone.from_pretrained(folder)
     for name, build in {
         "minibatch": lambda: PPOTrainer(
-            PPOConfig(**BASE, minibatch=2, microbatch=1), ActorCritic(backbone), PROMPTS, length, processes=three
+            PPOConfig(**BASE, minibatch=2, microbatch=1), ActorCritic(backbone), PROMPTS, length, world=three
         ),
         "batch": lambda: SFTTrainer(SFTConfig(batch=2), backbone, [("a", "b")], three),
     }.items():
@@ -299,11 +297,11 @@ class Counter:
         (Path(folder) / "weights").write_text("saved")
 
 
-def driven(folder: Path, processes: Processes, stop: bool = False):
-    run = RunFolder(folder, resume=True, processes=processes)
+def driven(folder: Path, world: World, stop: bool = False):
+    run = RunFolder(folder, resume=True, world=world)
     try:
         for row in drive(Counter(), run, checkpoint_every=1, progress=False):
-            if stop and row["iteration"] == 1 and processes.rank == 1:
+            if stop and row["iteration"] == 1 and world.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)  # between iterations, where the signal is not deferred
     except BaseException as error:
         return type(error).__name__
@@ -328,9 +326,9 @@ class Interrupting(Counter):
         return super().step()
 
 
-def interrupted(folder: Path, processes: Processes):
+def interrupted(folder: Path, world: World):
     try:
-        list(drive(Interrupting(), RunFolder(folder, processes=processes), progress=False))
+        list(drive(Interrupting(), RunFolder(folder, world=world), progress=False))
     except KeyboardInterrupt as stop:
         return str(stop)
     return "done"
@@ -346,14 +344,14 @@ def test_a_signal_to_one_process_stops_all_after_the_same_iteration(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def world(folder, tmp_path_factory) -> Path:
+def place(folder, tmp_path_factory) -> Path:
     """A folder with a configuration, prompts, and a reward that kills one process once."""
-    world = tmp_path_factory.mktemp("world")
-    (world / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS))
+    place = tmp_path_factory.mktemp("world")
+    (place / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS))
     config = {
         **BASE,
         "model": str(folder),
-        "prompts": str(world / "prompts.jsonl"),
+        "prompts": str(place / "prompts.jsonl"),
         "reward_model": "rewards:length",
         "device": "cpu",
         "iterations": 4,
@@ -362,8 +360,8 @@ def world(folder, tmp_path_factory) -> Path:
         "microbatch": 2,
         "max_new_tokens": 6,
     }
-    (world / "ppo.yaml").write_text(yaml.safe_dump(config))
-    (world / "rewards.py").write_text(
+    (place / "ppo.yaml").write_text(yaml.safe_dump(config))
+    (place / "rewards.py").write_text(
         "import os, pathlib, signal\n"
         "calls = []\n"
         "def length(prompts, responses):\n"
@@ -374,11 +372,11 @@ def world(folder, tmp_path_factory) -> Path:
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return [len(r) / 10 for r in responses]\n"
     )
-    return world
+    return place
 
 
 def launch(
-    world: Path, out: str, *more: str, processes: int = 2, launcher: Sequence[str] = ("--multi_gpu",)
+    place: Path, out: str, *more: str, processes: int = 2, launcher: Sequence[str] = ("--multi_gpu",)
 ) -> subprocess.CompletedProcess:
     """``accelerate launch -m ppo_lib train ppo`` with two processes on the CPU, or plain python with one."""
     command = [sys.executable, "-m"]
@@ -388,7 +386,7 @@ def launch(
     command += ["ppo_lib", "train", "ppo", "--config", "ppo.yaml", "--out", out, "--quiet", *more]
     root = str(Path(ppo_lib.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=world, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, timeout=300)
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
@@ -397,35 +395,35 @@ def metrics_of(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_accelerate_launch_makes_the_same_run_and_goes_on_after_a_kill(world):
+def test_accelerate_launch_makes_the_same_run_and_goes_on_after_a_kill(place):
     """One process, two processes, and two of which one is killed in the third iteration and started again."""
-    alone = launch(world, "alone", processes=1)
+    alone = launch(place, "alone", processes=1)
     assert alone.returncode == 0, alone.stderr
-    both = launch(world, "both")
+    both = launch(place, "both")
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("each batch shared by 2 processes") == 1
     assert both.stdout.count("done in") == 1
-    (world / "kill").touch()
-    killed = launch(world, "killed", "--checkpoint-every", "1")
+    (place / "kill").touch()
+    killed = launch(place, "killed", "--checkpoint-every", "1")
     assert killed.returncode not in (0, 2)
     sentences = [line for line in killed.stderr.splitlines() if line.startswith("ppo_lib: ")]
     assert len(sentences) == 1, killed.stderr
     assert "another process of this run has ended" in sentences[0]
-    assert len(metrics_of(world / "killed")) == 2
-    again = launch(world, "killed", "--checkpoint-every", "1", "--resume")
+    assert len(metrics_of(place / "killed")) == 2
+    again = launch(place, "killed", "--checkpoint-every", "1", "--resume")
     assert again.returncode == 0, again.stderr
-    assert metrics_of(world / "killed") == metrics_of(world / "both")
-    for one, other in zip(metrics_of(world / "alone"), metrics_of(world / "both"), strict=True):
+    assert metrics_of(place / "killed") == metrics_of(place / "both")
+    for one, other in zip(metrics_of(place / "alone"), metrics_of(place / "both"), strict=True):
         close(one, other)
-    samples = [(world / name / "samples.jsonl").read_text().splitlines() for name in ("alone", "both", "killed")]
+    samples = [(place / name / "samples.jsonl").read_text().splitlines() for name in ("alone", "both", "killed")]
     assert [[json.loads(row)["response"] for row in rows] for rows in samples] == [
         [json.loads(row)["response"] for row in samples[0]]
     ] * 3
 
 
 @pytest.mark.slow
-def test_bad_input_under_accelerate_is_told_without_a_traceback_of_ours(world):
-    done = launch(world, "refused", "--set", "minibatch=1", "--set", "microbatch=1")
+def test_bad_input_under_accelerate_is_told_without_a_traceback_of_ours(place):
+    done = launch(place, "refused", "--set", "minibatch=1", "--set", "microbatch=1")
     assert done.returncode != 0
     assert "ppo_lib: minibatch is 1, but 2 processes share it; give each at least one" in done.stderr
-    assert not (world / "refused").exists()
+    assert not (place / "refused").exists()

@@ -10,29 +10,29 @@ from tiny import randomise, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from parallel.test_processes import BASE, MANY_EOS, PAIRS, PROMPTS, close, launch, length, metrics_of, plain, together
-from parallel.test_processes import world as world  # a fixture
+from parallel.test_processes import place as place  # a fixture
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.parallel.processes import ALONE, Processes, of_an_exchange
-from ppo_lib.parallel.sharding import blocks_of, is_part, own_part, sharding_wanted
+from ppo_lib.models.world import ALONE, World
+from ppo_lib.parallel.processes import Processes, of_an_exchange
+from ppo_lib.parallel.sharding import is_part, own_part, sharding_wanted
 from ppo_lib.run.cli import main
 from ppo_lib.run.memory import plan_memory
 from ppo_lib.run.stages import CalibratedRewardTrainer
 from ppo_lib.sampling.decoding import supports_static_cache
 from ppo_lib.sampling.rollout import sample
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig
-from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
+from ppo_lib.trainers.sft import SFTTrainer
 
 FSDP = ("--use_fsdp", "--fsdp_version", "2")
 
 
-def divided(processes: Processes) -> Processes:
+def divided(world: World) -> World:
     """The same processes, holding models together."""
-    return Processes(processes.rank, processes.size, "cpu", sharded=True)
+    return Processes(world.rank, world.size, "cpu", sharded=True)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def run(trainer, steps: int = 2):
     return [{key: v for key, v in plain(row).items() if key not in clocks} for row in metrics], end
 
 
-def train_ppo(folder, processes, options, out=None):
-    backbone = Backbone.from_pretrained(folder, dtype="float64", processes=processes)
+def train_ppo(folder, world, options, out=None):
+    backbone = Backbone.from_pretrained(folder, dtype="float64", world=world)
     backbone.gradient_checkpointing = "gradient_checkpointing" in options
     policy = ActorCritic(
         backbone,
@@ -75,29 +75,29 @@ def train_ppo(folder, processes, options, out=None):
     reward.calibrate(["a", "b", "c"], ["x", "yy", "zzz"])
     few = {"rollout_batch": 6, "minibatch": 6, "microbatch": 2, "max_new_tokens": 6}
     config = PPOConfig(**{**BASE, **few, **options})
-    trainer = PPOTrainer(config, policy, PROMPTS, reward, gold=length, processes=processes)
+    trainer = PPOTrainer(config, policy, PROMPTS, reward, gold=length, world=world)
     result = *run(trainer), [row["response"] for row in trainer.samples()]
     if out:
         trainer.save(out)
     return result
 
 
-def train_sft(folder, processes, options, out=None):
+def train_sft(folder, world, options, out=None):
     config = SFTConfig(batch=4, microbatch=1, epochs=4, learning_rate=1e-3, **options)
-    backbone = Backbone.from_pretrained(folder, dtype="float64", processes=processes)
-    trainer = SFTTrainer(config, backbone, [(p, c) for p, c, _ in PAIRS], processes)
+    backbone = Backbone.from_pretrained(folder, dtype="float64", world=world)
+    trainer = SFTTrainer(config, backbone, [(p, c) for p, c, _ in PAIRS], world)
     result = *run(trainer), []
     if out:
         trainer.save(out)
     return result
 
 
-def train_reward(folder, processes, options, out=None):
+def train_reward(folder, world, options, out=None):
     """Rankings of one and of three pairs, so that the processes' shares differ in size."""
     pairs = [(p, c, r + end) for i, (p, c, r) in enumerate(PAIRS) for end in ("", "?", ".")[: 1 + 2 * (i % 2)]]
-    model = RewardModel(Backbone.from_pretrained(folder, dtype="float64", processes=processes), lora_rank=4)
+    model = RewardModel(Backbone.from_pretrained(folder, dtype="float64", world=world), lora_rank=4)
     randomise(model.parameters_to_train(), seed=1)
-    trainer = CalibratedRewardTrainer(RewardConfig(batch=4, microbatch=1, epochs=4), model, pairs, processes)
+    trainer = CalibratedRewardTrainer(RewardConfig(batch=4, microbatch=1, epochs=4), model, pairs, world)
     result = *run(trainer, steps=3), []
     if out:
         trainer.save(out)
@@ -152,12 +152,12 @@ def test_other_architectures_answer_alike_when_sharded(tmp_path, architecture):
     ids = [[5, 6, 7], [8], [9, 10], [11]]
     noise = torch.rand(4, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    def answer(processes: Processes):
-        backbone = Backbone.from_pretrained(there, dtype="float64", processes=processes)
-        assert supports_static_cache(backbone) <= (not processes.sharded)
-        batch = sample(backbone, processes.share(ids), 40, adapter=None, noise=processes.share(noise)).batch
+    def answer(world: World):
+        backbone = Backbone.from_pretrained(there, dtype="float64", world=world)
+        assert supports_static_cache(backbone) <= (not world.sharded)
+        batch = sample(backbone, world.share(ids), 40, adapter=None, noise=world.share(noise)).batch
         responses = [row[:n].tolist() for row, n in zip(batch.responses, batch.response_lengths.tolist(), strict=True)]
-        return processes.gather(responses)
+        return world.gather(responses)
 
     alone = answer(ALONE)
     first, second = (max(map(len, half)) for half in (alone[:2], alone[2:]))
@@ -166,8 +166,8 @@ def test_other_architectures_answer_alike_when_sharded(tmp_path, architecture):
 
 
 def test_each_process_holds_the_memory_that_the_plan_says(folder, tmp_path):
-    def held(processes: Processes) -> tuple[int, int]:
-        model = Backbone.from_pretrained(folder, processes=divided(processes)).causal_lm
+    def held(world: World) -> tuple[int, int]:
+        model = Backbone.from_pretrained(folder, world=divided(world)).causal_lm
         return sum(own_part(p).nbytes for p in model.parameters()), sum(map(is_part, model.parameters()))
 
     small = {"rollout_batch": 4, "minibatch": 4, "microbatch": 4}
@@ -206,9 +206,9 @@ def test_all_processes_calibrate_a_reward_model_and_one_writes_it(folder, tmp_pa
 
 
 def test_a_process_that_is_lost_while_a_block_is_gathered_is_known_for_one(folder, tmp_path):
-    def answer(processes: Processes):
-        backbone = Backbone.from_pretrained(folder, processes=divided(processes))
-        if processes.rank == 1:
+    def answer(world: World):
+        backbone = Backbone.from_pretrained(folder, world=divided(world))
+        if world.rank == 1:
             torch.distributed.destroy_process_group()
             return None
         with pytest.raises(RuntimeError) as error:
@@ -263,20 +263,20 @@ def test_a_model_whose_blocks_are_not_known_is_refused(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_accelerate_launch_with_fsdp_makes_the_same_run_and_goes_on_after_a_kill(world, monkeypatch):
+def test_accelerate_launch_with_fsdp_makes_the_same_run_and_goes_on_after_a_kill(place, monkeypatch):
     even = ("--set", "minibatch=6", "--set", "microbatch=1")
-    monkeypatch.chdir(world)
+    monkeypatch.chdir(place)
     assert main(["train", "ppo", "--config", "ppo.yaml", "--out", "whole", "--quiet", *even]) == 0
-    (world / "kill").touch()
-    killed = launch(world, "parts", *even, "--checkpoint-every", "1", launcher=FSDP)
+    (place / "kill").touch()
+    killed = launch(place, "parts", *even, "--checkpoint-every", "1", launcher=FSDP)
     assert killed.returncode not in (0, 2)
     assert killed.stderr.count("ppo_lib: another process of this run has ended") == 1, killed.stderr
-    again = launch(world, "parts", *even, "--checkpoint-every", "1", "--resume", launcher=FSDP)
+    again = launch(place, "parts", *even, "--checkpoint-every", "1", "--resume", launcher=FSDP)
     assert again.returncode == 0, again.stderr
     assert "each batch and each model divided among 2 processes" in again.stdout
-    for one, other in zip(metrics_of(world / "whole"), metrics_of(world / "parts"), strict=True):
+    for one, other in zip(metrics_of(place / "whole"), metrics_of(place / "parts"), strict=True):
         close(one, other)
-    texts = [(world / name / "samples.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    texts = [(place / name / "samples.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     assert [json.loads(row)["response"] for row in texts[0]] == [json.loads(row)["response"] for row in texts[1]]
-    one, other = (ActorCritic.from_pretrained(world / name / "model").state_dict() for name in ("whole", "parts"))
+    one, other = (ActorCritic.from_pretrained(place / name / "model").state_dict() for name in ("whole", "parts"))
     close_tensors(one, other)

@@ -22,7 +22,8 @@ from ppo_lib.pocket.pretrain import pretrain, rows
 from ppo_lib.pocket.questions import find_question
 from ppo_lib.pocket.tokenizer import train_tokenizer
 from ppo_lib.sampling.rollout import generate_text
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer
+from ppo_lib.trainers.configuration import RewardConfig
+from ppo_lib.trainers.reward import RewardTrainer
 
 WEIGHTS = Path(str(resources.files("ppo_lib.pocket"))) / "weights"
 HELDOUT = pocket.prompts("heldout")

@@ -11,8 +11,7 @@ from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.run.cli import main
 from ppo_lib.run.evaluation import EvaluationConfig, before_and_after, format_table, reward_accuracy
-from ppo_lib.trainers.ppo_config import PPOConfig
-from ppo_lib.trainers.reward import RewardConfig
+from ppo_lib.trainers.configuration import PPOConfig, RewardConfig
 
 
 def longest(prompts, responses):

@@ -16,8 +16,7 @@ import pytest
 
 from ppo_lib.run.cli import main
 from ppo_lib.run.exports import TARGETS, as_script
-from ppo_lib.trainers.configuration import to_mapping
-from ppo_lib.trainers.ppo_config import PPOConfig
+from ppo_lib.trainers.configuration import PPOConfig, to_mapping
 
 DATA = Path(__file__).parents[1] / "data"
 VERSIONS = {"openrlhf": "0.11.2", "verl": "0.9.1"}

@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from ppo_lib.run.bands import Band, bands
-from ppo_lib.run.diagnostics import diagnose
+from ppo_lib.run.health import Band, bands, diagnose
 
 
 def healthy(iterations=40):

@@ -8,9 +8,8 @@ from safetensors.torch import load_file, save_file
 from tiny import byte_tokenizer, save_classifier
 from transformers import AutoModelForSequenceClassification
 
-from ppo_lib.run.judges import PublishedRewardModel, check_judge, load_judge
-from ppo_lib.run.verifiable import ExactAnswer
-from ppo_lib.trainers.ppo_config import PPOConfig
+from ppo_lib.run.judges import ExactAnswer, PublishedRewardModel, check_judge, load_judge
+from ppo_lib.trainers.configuration import PPOConfig
 
 CPU = torch.device("cpu")
 

@@ -17,11 +17,10 @@ from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.run import stages
 from ppo_lib.run.cli import main
 from ppo_lib.run.judges import load_judge
-from ppo_lib.run.memory import MemoryPlan, free_memory, plan_memory
-from ppo_lib.run.planning import memory_plan, plan_training
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.run.machines import free_memory
+from ppo_lib.run.memory import MemoryPlan, memory_plan, plan_memory, plan_training
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 LAYOUTS = [("lora", "shared"), ("lora", "separate"), ("full", "shared"), ("full", "separate")]
 ROWS, PROMPT, RESPONSE = 8, 16, 32

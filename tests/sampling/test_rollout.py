@@ -9,9 +9,7 @@ from tiny import ARCHITECTURES, EOS, PAD, byte_tokenizer, randomise
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.sampling.rollout import REFUSED_SAMPLING, generate_text, sample
-from ppo_lib.trainers.configuration import read_config
-from ppo_lib.trainers.options import ConfigError
-from ppo_lib.trainers.ppo_config import PPOConfig
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig, read_config
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
 MANY_EOS = [EOS, *range(2, 60)]  # a random model hardly hits one id; of many it hits some

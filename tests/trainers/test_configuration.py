@@ -4,9 +4,19 @@ from dataclasses import dataclass
 
 import pytest
 
-from ppo_lib.trainers.configuration import apply_overrides, load_recipe, load_yaml, parse_yaml, read_config, to_mapping
-from ppo_lib.trainers.options import ConfigError, check_config, option, same_option
-from ppo_lib.trainers.ppo_config import PPOConfig
+from ppo_lib.trainers.configuration import (
+    ConfigError,
+    PPOConfig,
+    apply_overrides,
+    check_config,
+    load_recipe,
+    load_yaml,
+    option,
+    parse_yaml,
+    read_config,
+    same_option,
+    to_mapping,
+)
 
 
 @dataclass(frozen=True)

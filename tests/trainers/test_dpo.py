@@ -6,11 +6,12 @@ import pytest
 import torch
 from tiny import GARBAGE, check_equal_updates, check_goes_on, copies, only_these_move, plain, ragged, randomise
 
+from ppo_lib.formulas.dpo import dpo_loss, implicit_rewards
 from ppo_lib.formulas.losses import bradley_terry_loss
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.sampling.rollout import generate_text
-from ppo_lib.trainers.dpo import DPOConfig, DPOTrainer, dpo_loss, implicit_rewards
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import ConfigError, DPOConfig
+from ppo_lib.trainers.dpo import DPOTrainer
 
 GOOD, BAD = ["yes!", "yes, it is", "oh yes"], ["no", "no, never so", "not"]
 PAIRS = [(f"Q{i}?", good, bad) for i in range(4) for good in GOOD for bad in BAD]

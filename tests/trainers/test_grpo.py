@@ -25,8 +25,8 @@ from ppo_lib.formulas.kl import kl_estimate
 from ppo_lib.formulas.losses import clipped_policy_loss
 from ppo_lib.formulas.masking import masked_mean
 from ppo_lib.models.actor_critic import ActorCritic
-from ppo_lib.trainers.grpo import GRPOConfig, GRPOTrainer
-from ppo_lib.trainers.options import ConfigError
+from ppo_lib.trainers.configuration import ConfigError, GRPOConfig
+from ppo_lib.trainers.grpo import GRPOTrainer
 
 
 def vector(*numbers: float) -> torch.Tensor:

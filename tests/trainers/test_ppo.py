@@ -29,10 +29,9 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import encode_pairs
 from ppo_lib.sampling.rollout import sample
+from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.experience import Experience
-from ppo_lib.trainers.options import ConfigError
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.ppo_config import PPOConfig
 
 SMALL = {
     "rollout_batch": 14,

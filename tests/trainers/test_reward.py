@@ -11,8 +11,8 @@ from ppo_lib.formulas.losses import bradley_terry_loss
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.run import stages
-from ppo_lib.trainers.options import ConfigError
-from ppo_lib.trainers.reward import RewardConfig, RewardTrainer, pairs_from_ranking, rankings_of
+from ppo_lib.trainers.configuration import ConfigError, RewardConfig
+from ppo_lib.trainers.reward import RewardTrainer, pairs_from_ranking, rankings_of
 
 GOOD, BAD = ["yes!", "yes, it is", "oh yes"], ["no", "no, never so", "not"]
 PAIRS = [(f"Q{i}?", good, bad) for i in range(4) for good in GOOD for bad in BAD]

@@ -11,8 +11,8 @@ from ppo_lib.formulas.losses import sft_loss
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.tokens import encode_pairs
 from ppo_lib.sampling.rollout import generate_text
-from ppo_lib.trainers.options import ConfigError
-from ppo_lib.trainers.sft import SFTConfig, SFTTrainer
+from ppo_lib.trainers.configuration import ConfigError, SFTConfig
+from ppo_lib.trainers.sft import SFTTrainer
 
 PAIRS = [("capital of A?", "Ab."), ("capital of B?", "Bcd"), ("C?", ""), ("and D?", "Dora, the old"), ("E", "e")] * 3
 

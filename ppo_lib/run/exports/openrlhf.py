@@ -36,7 +36,7 @@ def translate(config: Mapping[str, Any]) -> Translation:
     """A PPO configuration in OpenRLHF's words.
 
     Args:
-        config: keys and values of :class:`ppo_lib.trainers.ppo_config.PPOConfig`.
+        config: keys and values of :class:`ppo_lib.trainers.configuration.PPOConfig`.
     """
     result = Translation("OpenRLHF 0.11.2", "python3 -m openrlhf.cli.train_ppo_ray", flag, differs=DIFFERS.copy())
     return result.filled(config, models_and_data, batches, objective, optimizer)

@@ -36,7 +36,7 @@ def translate(config: Mapping[str, Any]) -> Translation:
     """A PPO configuration in veRL's words.
 
     Args:
-        config: keys and values of :class:`ppo_lib.trainers.ppo_config.PPOConfig`.
+        config: keys and values of :class:`ppo_lib.trainers.configuration.PPOConfig`.
     """
     result = Translation("veRL 0.9.1", "python3 -m verl.trainer.main_ppo", flag, differs=DIFFERS.copy())
     return result.filled(config, models_and_data, batches, objective, optimizer)
