@@ -10,10 +10,11 @@ from ppo_lib.book.explorers.bias_variance import gae_bias_variance
 from ppo_lib.book.explorers.clipping import clip
 from ppo_lib.book.explorers.comparing import compare_runs
 from ppo_lib.book.explorers.computer import ppo_computer
-from ppo_lib.book.explorers.core import Curve, Explorer, Frame, Panel, Parameter, Strip
+from ppo_lib.book.explorers.core import Curve, Frame, Panel, Parameter, Strip
 from ppo_lib.book.explorers.discounting import discount
 from ppo_lib.book.explorers.distances import policy_distance
 from ppo_lib.book.explorers.estimation import gae
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.explorers.optima import closed_form
 from ppo_lib.book.explorers.real_ratios import clip_batch
 from ppo_lib.book.explorers.score_gaps import score_gap

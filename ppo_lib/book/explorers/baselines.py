@@ -5,7 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.losses import policy_gradient_loss
 
 # A policy over three answers, and what each earns before the shift.

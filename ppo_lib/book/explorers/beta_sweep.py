@@ -4,7 +4,8 @@ import math
 import statistics
 from functools import lru_cache
 
-from ppo_lib.book.explorers.core import Curve, Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Curve, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import RecordedRun, list_recorded, load_recorded
 
 PREFIX = "pocket/beta_"

@@ -4,7 +4,8 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import load_recorded
 
 RUN = "pocket/explorer_advantages"

@@ -5,7 +5,8 @@ from functools import lru_cache
 
 import torch
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.losses import clipped_policy_loss
 
 RATIOS = tuple(round(0.3 + 0.05 * i, 2) for i in range(31))

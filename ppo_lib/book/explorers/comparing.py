@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from statistics import fmean
 
-from ppo_lib.book.explorers.core import Curve, Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Curve, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import RecordedRun, list_recorded, load_recorded
 
 # Folders of recorded runs, one run per seed. The names are read on a phone, so they are short.

@@ -1,7 +1,8 @@
 """The PPO computer: three tokens through every stage, from log-probs to the loss."""
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
 from ppo_lib.book.explorers.examples import LOGPROBS, MASK, REF_LOGPROBS, TOKENS, VALUES, row
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.advantages import gae, td_errors
 from ppo_lib.formulas.kl import kl_estimate
 from ppo_lib.formulas.losses import clipped_policy_loss, ppo_loss, value_loss

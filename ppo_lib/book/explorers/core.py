@@ -1,12 +1,11 @@
-"""What an explorer is: sliders, and one Python function of their values.
+"""What an explorer is made of: sliders, and one Python function of their values.
 
 The function calls ppo_lib and returns a :class:`Frame`: curves, numbers already formatted as text, and a sentence. The
-published page (:mod:`ppo_lib.book.explorers.static`), the live widget (:mod:`ppo_lib.book.explorers.live`), the text
-form and the tests all call that one function. Nothing is computed anywhere else.
+published page, the live widget, the text form and the tests all call that one function. Nothing is computed anywhere
+else. Here is the plain data, which knows no form; :class:`ppo_lib.book.explorers.explorer.Explorer` chooses one.
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -167,8 +166,8 @@ class Frame:
 
 
 @dataclass(frozen=True, repr=False)
-class Explorer:
-    """Sliders and the function that they move; the last line of a cell shows it.
+class Sliders:
+    """An explorer without a form: sliders, and the function that they move.
 
     Attributes:
         name: short and unique, part of the page's anchors.
@@ -212,12 +211,6 @@ class Explorer:
             raise ValueError(f"{self.name} has a row that is not {len(self.header)} texts long, as its header is")
         return frame
 
-    def html(self) -> str:
-        """The static form: the whole grid, readable without a script."""
-        from ppo_lib.book.explorers.static import html
-
-        return html(self)
-
     def text(self, **values: Value) -> str:
         """The frame at ``values`` in words: for terminals and for screen readers."""
         frame, setting = self.frame(**values), self.start() | values
@@ -230,21 +223,3 @@ class Explorer:
         for one in frame.strips:
             lines += [one.caption, " ".join(f"{token} {value}" for token, value, _ in one.tokens)]
         return "\n".join([self.title, chosen, frame.sentence, *lines])
-
-    def __repr__(self) -> str:
-        return self.text()
-
-    def _ipython_display_(self) -> None:
-        from IPython.display import display
-
-        if not os.environ.get("BOOK_STATIC"):
-            try:
-                import ipywidgets  # noqa: F401
-            except ImportError:
-                pass  # without widgets the static form still shows the start
-            else:
-                from ppo_lib.book.explorers.live import show
-
-                show(self)
-                return
-        display({"text/html": self.html(), "text/plain": self.text()}, raw=True)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.kl import kl_exact
 
 TOKENS = ("t1", "t2", "t3", "t4", "t5", "t6")

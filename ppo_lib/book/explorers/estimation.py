@@ -2,8 +2,9 @@
 
 import torch
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
 from ppo_lib.book.explorers.examples import BETA, LOGPROBS, MASK, REF_LOGPROBS, SCORE, TOKENS, VALUES, row
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.advantages import gae as gae_of
 from ppo_lib.formulas.advantages import td_errors
 from ppo_lib.formulas.kl import kl_estimate

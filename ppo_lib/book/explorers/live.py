@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets
 from IPython.display import clear_output, display
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Parameter
+from ppo_lib.book.explorers.core import Frame, Parameter, Sliders
 from ppo_lib.book.explorers.plots import HEIGHT, curves_of, layout, traces
 from ppo_lib.book.explorers.static import numbers, tokens_html
 
@@ -51,7 +51,7 @@ def control(parameter: Parameter) -> Any:
     return ipywidgets.FloatSlider(value=start, min=low, max=high, step=step, readout_format=".3g", **look)
 
 
-def bundle(explorer: Explorer, frame: Frame, panel: int) -> dict[str, Any]:
+def bundle(explorer: Sliders, frame: Frame, panel: int) -> dict[str, Any]:
     """One picture for whoever shows it: Plotly's MIME type, and HTML that brings its own plotly.js."""
     drawn = layout(explorer.panels[panel], curves_of(frame, panel))
     drawn["font"] = drawn["font"] | {"color": MIDDLE_GREY}
@@ -72,7 +72,7 @@ def bundle(explorer: Explorer, frame: Frame, panel: int) -> dict[str, Any]:
     return {"application/vnd.plotly.v1+json": figure, "text/html": snippet, "text/plain": plain}
 
 
-def words(explorer: Explorer, frame: Frame) -> str:
+def words(explorer: Sliders, frame: Frame) -> str:
     """Sentence, coloured tokens and table as HTML."""
     return (
         f'<style>{TINTS}</style><div class="explorer-live"><p>{escape(frame.sentence)}</p>'
@@ -80,7 +80,7 @@ def words(explorer: Explorer, frame: Frame) -> str:
     )
 
 
-def build(explorer: Explorer) -> tuple[Any, dict[str, Any], Any, list[Any]]:
+def build(explorer: Sliders) -> tuple[Any, dict[str, Any], Any, list[Any]]:
     """The widget, and its parts for those who want to drive them: controls by name, words, pictures."""
     controls = {parameter.name: control(parameter) for parameter in explorer.parameters}
     text = ipywidgets.HTML()
@@ -107,6 +107,6 @@ def build(explorer: Explorer) -> tuple[Any, dict[str, Any], Any, list[Any]]:
     return ipywidgets.VBox([title, *controls.values(), row, text]), controls, text, pictures
 
 
-def show(explorer: Explorer) -> None:
+def show(explorer: Sliders) -> None:
     """Show the live form as the output of the running cell."""
     display(build(explorer)[0])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ppo_lib.book.drawing import SHAPES, bar, path, point, rounded
-from ppo_lib.book.explorers.core import Curve, Explorer, Frame, Panel, Value
+from ppo_lib.book.explorers.core import Curve, Frame, Panel, Value
 from ppo_lib.book.figures import COLORS, DASHES, Figure, dashes
 
 HEIGHT = 290  # of one picture, in pixels
@@ -95,9 +95,8 @@ def layout(panel: Panel, drawn: list[Curve]) -> dict[str, Any]:
     }
 
 
-def picture(explorer: Explorer, frame: Frame, index: int) -> str:
+def picture(panel: Panel, frame: Frame, index: int) -> str:
     """One picture as SVG: what a reader without scripts sees, and all readers until the script has come."""
-    panel = explorer.panels[index]
     figure = Figure(panel.caption, panel.x, panel.y, panel.log_x, panel.log_y, panel.y_range)
     for one in curves_of(frame, index):
         if one.kind != "bars" and isinstance(one.x[0], str):

@@ -6,7 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import load_recorded
 from ppo_lib.formulas.losses import clipped_policy_loss
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.losses import bradley_terry_loss
 
 GAPS = tuple(round(-5 + 0.25 * i, 2) for i in range(41))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short, strip
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short, strip
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import RecordedRun, load_recorded
 
 # What colours the tokens: column of the recording, and the value of the full tint.

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import Any
 
 from ppo_lib.book.drawing import rounded
-from ppo_lib.book.explorers.core import Curve, Explorer, Frame, Panel, Strip
+from ppo_lib.book.explorers.core import Curve, Frame, Panel, Sliders, Strip
 from ppo_lib.book.explorers.plots import curves_of, layout, picture, plain, style, swatch
 
 
@@ -70,7 +70,7 @@ def fixed(panel: Panel, drawn: list[Curve]) -> Panel:
     )
 
 
-def payload(explorer: Explorer) -> dict[str, Any]:
+def payload(explorer: Sliders) -> dict[str, Any]:
     """The whole grid as the page's script reads it.
 
     ``frames[i]`` holds indices: of ``texts`` for each place in ``varying``, counted over the sentence and then the
@@ -125,7 +125,7 @@ def payload(explorer: Explorer) -> dict[str, Any]:
     }
 
 
-def numbers(explorer: Explorer, frame: Frame) -> str:
+def numbers(explorer: Sliders, frame: Frame) -> str:
     """The table; the script swaps the text of what carries ``data-text``. A table of pairs needs no head."""
     named = "".join(f'<th scope="col">{escape(text)}</th>' for text in explorer.header)
     rows = "".join(
@@ -138,7 +138,7 @@ def numbers(explorer: Explorer, frame: Frame) -> str:
     return f"<table>{head}<tbody>{rows}</tbody></table>"
 
 
-def legend(explorer: Explorer, frame: Frame, panel: int) -> str:
+def legend(frame: Frame, panel: int) -> str:
     """Names of the curves of one picture, each beside its sign."""
     items = "".join(f"<li>{swatch(one, i)} {escape(one.name)}</li>" for i, one in enumerate(curves_of(frame, panel)))
     return f'<ul class="explorer-legend">{items}</ul>'
@@ -156,14 +156,14 @@ def tokens_html(strips: Iterable[Strip]) -> str:
     )
 
 
-def html(explorer: Explorer) -> str:
+def html(explorer: Sliders) -> str:
     """One ``<section class="explorer">``: start frame readable as it stands, whole grid as JSON."""
     frame = explorer.frame(**explorer.start())
     settings = ", ".join(f"{escape(one.label)} = {escape(one.text(one.start))}" for one in explorer.parameters)
     pictures = "".join(
-        f"<figure>{legend(explorer, frame, k)}"
+        f"<figure>{legend(frame, k)}"
         f'<div class="explorer-picture" role="img" aria-label="{escape(panel.caption)}">'
-        f"{picture(explorer, frame, k)}</div><figcaption>{escape(panel.caption)}</figcaption></figure>"
+        f"{picture(panel, frame, k)}</div><figcaption>{escape(panel.caption)}</figcaption></figure>"
         for k, panel in enumerate(explorer.panels)
     )
     # "<" never stands in the JSON, so that no text of a model can end the script element.

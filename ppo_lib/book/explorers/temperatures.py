@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.losses import entropy
 
 # The next token after "To find"; the rest is spread over the other tokens of a vocabulary of a thousand.

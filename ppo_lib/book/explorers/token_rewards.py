@@ -1,7 +1,8 @@
 """KL, penalty and reward of the three tokens of the worked example, as β moves."""
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
 from ppo_lib.book.explorers.examples import LOGPROBS, MASK, REF_LOGPROBS, TOKENS, row
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.kl import kl_estimate
 from ppo_lib.formulas.rewards import augmented_rewards
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from ppo_lib.book.explorers.core import Explorer, Frame, Panel, Parameter, curve, short
+from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
 from ppo_lib.book.explorers.examples import BETA, LOGPROBS, MASK, REF_LOGPROBS, SCORE, VALUES, row
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.advantages import gae
 from ppo_lib.formulas.kl import kl_estimate
 from ppo_lib.formulas.losses import clipped_policy_loss, entropy, ppo_loss, value_loss

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from ppo_lib.book import explorers
-from ppo_lib.book.explorers.core import Curve, Explorer, Frame, Panel, Parameter, curve, short, strip
+from ppo_lib.book.explorers.core import Curve, Frame, Panel, Parameter, curve, short, strip
+from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import list_recorded, load_recorded
 from tests.book.explorers.grid import NAMES, curves, explorer, grid_of, stored, texts_of, tokens
 
