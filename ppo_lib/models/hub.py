@@ -17,6 +17,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ppo_lib.models.registry import TOY
+
 NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
 MODEL = re.compile(rf"{NAME}@(?P<commit>[0-9a-f]{{40}})")
 DATA = re.compile(rf"{NAME}(?:/(?P<config>[\w.-]+))?@(?P<commit>[0-9a-f]{{40}}):(?P<split>[\w.%\[\]:+-]+)")
@@ -24,7 +26,7 @@ LOOKS_LIKE_A_NAME = re.compile(rf"{NAME}(?:/[\w.-]+)?(?:@[^:]*)?(?::.*)?")
 UNREACHABLE = "the hub cannot be reached (no network, one that broke off, or HF_HUB_OFFLINE is set)"
 OFFLINE = (
     f"{UNREACHABLE} and the files are not in its local cache; "
-    "give a local folder or file, or use --recipe pocket, which needs no network"
+    f"give a local folder or file, or use --recipe {TOY}, which needs no network"
 )
 # What the hub's client raises: errors of its own, and as they come those of its HTTP library, which has changed before.
 HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__bases__[0])

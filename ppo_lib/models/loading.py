@@ -6,7 +6,6 @@ Weights are read from safetensors only, and no code that comes with a model is r
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, how_to_pin, looks_like_a_name, pinned_model, reason
 
 # What transformers raises when a model cannot be had or is no such model.
@@ -35,7 +35,8 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
     """A causal language model and its tokenizer.
 
     Args:
-        path: a folder in hub format, ``OWNER/NAME@COMMIT`` on the hub, or ``"pocket:base"`` / ``"pocket:sft"``.
+        path: a folder in hub format, ``OWNER/NAME@COMMIT`` on the hub, or ``"pocket:sft"`` and the like
+            (:mod:`ppo_lib.models.registry`).
         dtype: one of ``DTYPES``.
 
     Raises:
@@ -93,20 +94,14 @@ def locate(path: str | Path) -> tuple[Path | str, str | None]:
         return folder, None
     remedy = how_to_pin(str(path)) if looks_like_a_name(str(path)) else "write OWNER/NAME@COMMIT"
     raise ValueError(
-        f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format or 'pocket:sft', "
-        f"or, if a model of the hub is meant, {remedy}"
+        f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format or "
+        f"'{registry.TOY}:sft', or, if a model of the hub is meant, {remedy}"
     )
 
 
 def resolve(path: str | Path) -> Path | str:
-    """The folder of an embedded pocket model; anything else is returned as it came."""
-    name = str(path)
-    if not name.startswith("pocket:"):
-        return path
-    folder = Path(str(resources.files("ppo_lib"))) / "pocket" / "weights" / name.removeprefix("pocket:")
-    if not folder.is_dir():
-        raise ValueError(f"{name!r} is not an embedded model; there are pocket:base and pocket:sft")
-    return folder
+    """The folder of a model that a registered source holds; anything else is returned as it came."""
+    return registry.find_model(str(path)) or path
 
 
 def eos_token_ids(causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ppo_lib.formulas.rewards import last_token_index
+from ppo_lib.models import registry
 from ppo_lib.models.backbone import Backbone
-from ppo_lib.models.loading import base_name, load_tensors, resolve
+from ppo_lib.models.loading import base_name, load_tensors
 from ppo_lib.models.tokens import TokenBatch
 
 
@@ -106,13 +107,14 @@ class RewardModel(nn.Module):
         """Load what :meth:`save_pretrained` wrote.
 
         Args:
-            folder: where it lies, or ``"pocket"``.
+            folder: where it lies, or the name of a source that has one (:mod:`ppo_lib.models.registry`).
             backbone: share this one; ``None`` loads the one that the adapter names.
 
         Raises:
             ValueError: no such folder, or it was made for another backbone.
         """
-        folder = resolve("pocket:reward") if str(folder) == "pocket" else Path(folder)
+        source = registry.find(str(folder))
+        folder = source.reward_model() if source and source.reward_model else Path(folder)
         if backbone is None:
             backbone = Backbone.from_pretrained(base_name(folder))
         backbone.load_adapter("reward", folder)

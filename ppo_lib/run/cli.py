@@ -1,9 +1,9 @@
 """The command line.
 
-    python -m ppo_lib train sft|reward|ppo --config FILE | --recipe pocket  --out DIR  [--set key=value ...] [--resume]
-    python -m ppo_lib align --recipe pocket --out DIR       all three stages, then a table and an HTML report
+    python -m ppo_lib train sft|reward|ppo --config FILE | --recipe NAME  --out DIR  [--set key=value ...] [--resume]
+    python -m ppo_lib align --recipe NAME --out DIR         all three stages, then a table and an HTML report
     python -m ppo_lib sample --model DIR --prompt TEXT      let a model answer
-    python -m ppo_lib export openrlhf|verl --recipe pocket  PPO's configuration in another trainer's words
+    python -m ppo_lib export openrlhf|verl --recipe NAME    PPO's configuration in another trainer's words
     python -m ppo_lib report DIR                            curves and samples of a run as one HTML file
     python -m ppo_lib pin OWNER/NAME [--dataset]            pin a model or data set of the hub to its commit
 
@@ -18,14 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import torch
+from ppo_lib.models.registry import TOY
 
-from ppo_lib.parallel.processes import ProcessLost, missing, of_an_exchange
-from ppo_lib.run.commands import run_align, run_export, run_pin, run_report, run_sample, run_train
-from ppo_lib.run.exports import TARGETS
-from ppo_lib.run.folders import Interrupted
-from ppo_lib.run.stages import CONFIGS
-from ppo_lib.run.trackers import TRACKERS
+# What others define is said again here, so that --help needs no torch; a test holds them together.
+STAGES, TARGETS = ("sft", "reward", "ppo"), ("openrlhf", "verl")
+TRACKERS = ("tensorboard", "wandb", "trackio")
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +51,9 @@ def make_parser() -> Parser:
     source.add_argument(
         "--config", metavar="FILE", help="a YAML file with the stage's keys, or with a section per stage"
     )
-    source.add_argument("--recipe", metavar="NAME", help="a configuration that comes with the package: pocket")
+    source.add_argument(
+        "--recipe", metavar="NAME", help=f"a configuration that comes with the package: {', '.join(RECIPES)}"
+    )
     configured.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key; may be repeated"
     )
@@ -70,12 +70,12 @@ def make_parser() -> Parser:
     training.add_argument("--quiet", action="store_true", help="no progress bar")
 
     train = commands.add_parser("train", parents=[training], help="train one stage")
-    train.add_argument("stage", choices=list(CONFIGS))
-    train.set_defaults(run=run_train)
+    train.add_argument("stage", choices=STAGES)
+    train.set_defaults(run="run_train")
     align = commands.add_parser("align", parents=[training], help="SFT, reward model and PPO, one after the other")
-    align.set_defaults(run=run_align)
+    align.set_defaults(run="run_align")
     sample = commands.add_parser("sample", help="let a model answer")
-    sample.add_argument("--model", required=True, metavar="DIR", help="a run folder, a model folder, or pocket:sft")
+    sample.add_argument("--model", required=True, metavar="DIR", help=f"a run folder, a model folder, or {TOY}:sft")
     sample.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be repeated")
     sample.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (64)")
     sample.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest token")
@@ -86,27 +86,33 @@ def make_parser() -> Parser:
         action=argparse.BooleanOptionalAction,
         help="put prompts into the tokenizer's chat template (default: as the run that made the model did)",
     )
-    sample.set_defaults(run=run_sample)
+    sample.set_defaults(run="run_sample")
     report = commands.add_parser("report", help="curves and samples of a run as one HTML file")
     report.add_argument("folder", type=Path, metavar="DIR")
-    report.set_defaults(run=run_report)
+    report.set_defaults(run="run_report")
     export = commands.add_parser("export", parents=[configured], help="PPO's configuration for another trainer")
-    export.add_argument("target", choices=list(TARGETS))
-    export.set_defaults(run=run_export)
+    export.add_argument("target", choices=TARGETS)
+    export.set_defaults(run="run_export")
     pin = commands.add_parser("pin", help="the commit of a model or data set of the hub, to be written behind its name")
     pin.add_argument("name", metavar="OWNER/NAME")
     pin.add_argument("--dataset", action="store_true", help="it is a data set")
-    pin.set_defaults(run=run_pin)
+    pin.set_defaults(run="run_pin")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = make_parser().parse_args(arguments)
+    import torch  # from here on it is worth the wait
+
+    from ppo_lib.parallel.processes import ProcessLost, missing, of_an_exchange
+    from ppo_lib.run import commands
+    from ppo_lib.run.folders import Interrupted
+
     rank = os.environ.get("RANK", "0")
     name = "ppo_lib" if rank == "0" else f"ppo_lib (process {rank})"
     try:
-        options.run(options)
+        getattr(commands, options.run)(options)
     except Interrupted as stop:
         print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signal

@@ -2,8 +2,7 @@
 
 A source is one text:
 
-* ``pocket``: the pocket atlas;
-* ``stories:FOLDER``: :mod:`ppo_lib.run.stories`;
+* ``NAME`` or ``NAME:REST`` of a registered source, such as ``stories:FOLDER`` (:mod:`ppo_lib.models.registry`);
 * ``OWNER/NAME[/CONFIG]@COMMIT:SPLIT``: a data set of the hub, at that commit (needs the package ``datasets``);
 * anything else: a JSONL file.
 """
@@ -15,9 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ppo_lib import pocket
+from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
-from ppo_lib.run import stories
 from ppo_lib.trainers.configuration import ConfigError
 
 # Under which names data sets keep what is looked for; the first that a row has is taken.
@@ -39,10 +37,8 @@ def load_demonstrations(source: str) -> list[tuple[str, str]]:
     Raises:
         ConfigError: data that cannot be had, is empty, or lacks one of these texts; names the line or row.
     """
-    if source == "pocket":
-        return pocket.demonstrations()
-    if folder := stories_folder(source):
-        return stories.demonstrations(folder)
+    if found := registry.find(source):
+        return found.demonstrations()
     return [(prompt, response) for prompt, response in read_texts(source, ("prompt", "response"))]
 
 
@@ -51,37 +47,30 @@ def load_pairs(source: str, split: str = "train") -> list[tuple[str, str, str]]:
 
     Args:
         source: see the module.
-        split: ``train`` or ``heldout``, for ``pocket`` and ``stories``; other sources have one split each.
+        split: ``train`` or ``heldout``, of a registered source; files and data sets have one split each.
 
     Raises:
         ConfigError: as :func:`load_demonstrations`.
     """
-    if source == "pocket":
-        return pocket.preference_pairs(split)
-    if folder := stories_folder(source):
-        return stories.preference_pairs(folder, split)
+    if found := registry.find(source):
+        return found.pairs(split)
     return [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"))]
 
 
 def load_prompts(source: str, split: str = "train") -> list[str]:
     """Prompts to practise on; arguments and errors as :func:`load_pairs`."""
-    if source == "pocket":
-        return pocket.prompts(split)
-    if folder := stories_folder(source):
-        return stories.prompts(folder, split)
+    if found := registry.find(source):
+        return found.prompts(split)
     return [prompt for (prompt,) in read_texts(source, ("prompt",))]
 
 
 def load_problems(source: str) -> list[tuple[str, str]]:
     """Pairs of prompt and the known answer, for :class:`ppo_lib.run.judges.ExactAnswer`; errors as above."""
-    if source == "pocket" or stories_folder(source):
-        raise ConfigError(f"{source!r} has no exact answers; give a JSONL file or data set of prompt and answer")
+    if found := registry.find(source):
+        if found.problems is None:
+            raise ConfigError(f"{source!r} has no exact answers; give a JSONL file or data set of prompt and answer")
+        return found.problems()
     return [(prompt, answer) for prompt, answer in read_texts(source, ("prompt", "answer"))]
-
-
-def stories_folder(source: str) -> str | None:
-    """The folder of ``stories:FOLDER``, or None."""
-    return source.removeprefix("stories:") if source.startswith("stories:") else None
 
 
 def read_texts(source: str, keys: Sequence[str]) -> list[list[str]]:
@@ -153,7 +142,7 @@ def read_jsonl(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(
-            f"cannot read the data {source!r}: {why}; give 'pocket', a JSONL file, or OWNER/NAME@COMMIT:SPLIT"
+            f"cannot read the data {source!r}: {why}; give '{registry.TOY}', a JSONL file, or OWNER/NAME@COMMIT:SPLIT"
         ) from error
     for number, line in enumerate(lines, start=1):
         where = f"{path.name}, line {number}"

@@ -10,12 +10,13 @@ import torch
 
 from ppo_lib.book.intervals import percent, share, wins
 from ppo_lib.book.jsonl import finite
+from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import decode_responses
 from ppo_lib.models.world import ALONE
-from ppo_lib.run.data import load_pairs, load_prompts, stories_folder
+from ppo_lib.run.data import load_pairs, load_prompts
 from ppo_lib.run.folders import write_atomic
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.run.stages import ppo_trainer, short_enough
@@ -67,7 +68,8 @@ def check_temperature(config: PPOConfig, how: EvaluationConfig) -> None:
 
 def has_held_out_part(source: str) -> bool:
     """Whether a source keeps a part of itself back, so that nobody needs to name another one."""
-    return source == "pocket" or stories_folder(source) is not None
+    found = registry.find(source)
+    return found is not None and found.held_out
 
 
 def before_and_after(

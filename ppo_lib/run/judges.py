@@ -2,11 +2,11 @@
 
 The same names serve for ``reward_model``, which PPO maximises, and for ``second_judge``, which it never sees:
 
-* ``pocket``: the reward model of the pocket atlas;
+* the name of a registered source (:mod:`ppo_lib.models.registry`): its reward model, or its function, such as the word
+  lexicon of ``stories:FOLDER``;
 * a folder that ``train reward`` wrote;
-* ``exact_answer``, ``last_number``: the verifiable rewards of :mod:`ppo_lib.run.judges`, on the answers that stand
+* ``exact_answer``, ``last_number``: a reward that no model gives, :class:`ExactAnswer`, on the answers that stand
   beside the prompts;
-* ``stories:FOLDER``: the word lexicon of :mod:`ppo_lib.run.stories`;
 * ``OWNER/NAME@COMMIT`` or a folder in hub format: a reward model that others have published, with one output;
 * ``package.module:function``: any function of ``(prompts, responses)``.
 """
@@ -24,19 +24,19 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
+from ppo_lib.models import registry
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.hub import pinned_model, reason
-from ppo_lib.models.loading import LOADING_ERRORS, base_name, resolve
+from ppo_lib.models.loading import LOADING_ERRORS, base_name
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.run.data import load_problems, stories_folder
-from ppo_lib.run.stories import lexicon_judge
+from ppo_lib.run.data import load_problems
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.judging import RewardFunction
 
 NO_REWARD_MODEL = "is no reward model: it must be a sequence classifier with one output"
 VERIFIABLE = ("exact_answer", "last_number")
 KNOWN = (
-    "'pocket', a folder, 'exact_answer', 'last_number', 'stories:FOLDER', OWNER/NAME@COMMIT, "
+    f"'{registry.TOY}', a folder, 'exact_answer', 'last_number', 'stories:FOLDER', OWNER/NAME@COMMIT, "
     "or 'package.module:function'"
 )
 
@@ -60,13 +60,13 @@ def load_judge(
         return RewardModel.from_pretrained(folder, backbone)
     if function := known_function(name, config):
         return function
-    if is_own(name):
-        base = base_name(resolve("pocket:reward") if name == "pocket" else name)
+    if place := own_folder(name):
+        base = base_name(place)
         shared = backbone
         if base != backbone.name:
             dtype = str(backbone.causal_lm.dtype).removeprefix("torch.")
             shared = Backbone.from_pretrained(base, str(backbone.device), dtype, backbone.chat_template, backbone.world)
-        return RewardModel.from_pretrained(name, shared)
+        return RewardModel.from_pretrained(place, shared)
     if is_published(name):
         return PublishedRewardModel(name, backbone.device)
     return import_function(name, key)
@@ -74,7 +74,7 @@ def load_judge(
 
 def check_judge(name: str, config: PPOConfig, key: str) -> None:
     """Refuse a judge that cannot be had, without its weights and so in seconds; arguments and errors as above."""
-    if known_function(name, config) or is_own(name):
+    if known_function(name, config) or own_folder(name):
         return
     if is_published(name):
         read_published(name)
@@ -83,18 +83,20 @@ def check_judge(name: str, config: PPOConfig, key: str) -> None:
 
 
 def known_function(name: str, config: PPOConfig) -> RewardFunction | None:
-    """A verifiable reward or the lexicon, by its name; None for other names."""
+    """A verifiable reward or a source's function, by its name; None for other names."""
     if name in VERIFIABLE:
         problems, answers = zip(*load_problems(config.prompts), strict=True)
         asked = [problem + config.prompt_suffix for problem in problems]
         return ExactAnswer(asked, answers, lenient=name == "last_number")
-    stories = stories_folder(name)
-    return lexicon_judge(stories) if stories else None
+    source = registry.find(name)
+    return source.judge() if source and source.judge else None
 
 
-def is_own(name: str) -> bool:
-    """Whether the name is that of a reward model in this library's form."""
-    return name == "pocket" or (Path(name) / "reward_head.safetensors").exists()
+def own_folder(name: str) -> Path | None:
+    """Where a reward model in this library's form lies, by its name; None for other names."""
+    source = registry.find(name)
+    folder = source.reward_model() if source and source.reward_model else Path(name)
+    return folder if (folder / "reward_head.safetensors").exists() else None
 
 
 def is_published(name: str) -> bool:
@@ -210,6 +212,9 @@ def last_number(text: str) -> Decimal | None:
 
 class ExactAnswer:
     """Reward function: 1 where the response's final number equals the known one, else 0.
+
+    GSM8K writes a solution step by step and ends it with ``#### 72``. The number after the last such mark is compared;
+    the right number in another form counts as wrong.
 
     Args:
         prompts: the problems, as PPO's prompts.

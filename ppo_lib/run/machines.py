@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ppo_lib.models.hub import reachable
+from ppo_lib.models.registry import TOY
 from ppo_lib.trainers.configuration import ConfigError
 
 
@@ -14,15 +15,15 @@ def choose_recipe() -> tuple[str, str]:
 
     Returns:
         ``preferences`` where there is a GPU, the model hub answers and the package ``datasets`` is installed; else
-        ``pocket``, which needs nothing. The second text is the reason, for people.
+        ``TOY``, which needs nothing. The second text is the reason, for people.
     """
     if not torch.cuda.is_available():
-        return "pocket", "there is no GPU here"
+        return TOY, "there is no GPU here"
     name = torch.cuda.get_device_name()
     if not reachable():
-        return "pocket", f"there is a GPU ({name}), but the model hub cannot be reached"
+        return TOY, f"there is a GPU ({name}), but the model hub cannot be reached"
     if find_spec("datasets") is None:
-        return "pocket", f"there is a GPU ({name}), but the package datasets is missing (pip install datasets)"
+        return TOY, f"there is a GPU ({name}), but the package datasets is missing (pip install datasets)"
     return "preferences", f"there is a GPU ({name}) and the model hub answers"
 
 

@@ -34,14 +34,15 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from ppo_lib.models import registry
 from ppo_lib.models.adapters import adapter_dtype, add_adapter
 from ppo_lib.models.backbone import MAX_LOGITS
 from ppo_lib.models.hub import pinned_model
-from ppo_lib.models.loading import DTYPES, base_name, load_shape, read_json, refusals, resolve
+from ppo_lib.models.loading import DTYPES, base_name, load_shape, read_json, refusals
 from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.models.tokens import encode_prompts
 from ppo_lib.models.world import ALONE, World
-from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts, stories_folder
+from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
 from ppo_lib.run.judges import VERIFIABLE
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.run.stages import CALIBRATION_ANSWERS, CALIBRATION_TOKENS
@@ -350,9 +351,11 @@ def judge_bytes(
     Raises:
         ValueError: a model whose configuration cannot be read.
     """
-    if folder is None and (name is None or name in VERIFIABLE or stories_folder(name)):
+    source = registry.find(name) if name else None
+    if folder is None and (name is None or name in VERIFIABLE or (source and source.reward_model is None)):
         return 0, 0
-    place = Path(folder or (resolve("pocket:reward") if name == "pocket" else str(name)))
+    own = source.reward_model() if source and source.reward_model else str(name)
+    place = Path(folder or own)
     if (place / "adapter_config.json").is_file():
         shared = folder is not None or base_name(place) == model
         shape = empty_model(load_shape(model if shared else base_name(place))[0])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
-from ppo_lib.models.loading import base_name
+from ppo_lib.models.loading import base_name, resolve
 from ppo_lib.trainers.configuration import ConfigError, load_yaml
 
 
@@ -32,7 +32,7 @@ def load_speaker(name: str, device: str, chat_template: bool | None = None) -> t
         return Backbone.from_pretrained(folder if inside else name, device=device, chat_template=chat), None
     base = base_name(folder)
     beside = folder.parent.parent / "sft" / "model"  # of align, wherever its folder was moved to
-    if not base.startswith("pocket:") and not Path(base).exists() and beside.is_dir():
+    if not Path(resolve(base)).exists() and beside.is_dir():
         base = str(beside)
     backbone = Backbone.from_pretrained(base, device=device, chat_template=chat)
     return ActorCritic.from_pretrained(folder, backbone).backbone, "policy"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ppo_lib import pocket
+from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
@@ -142,8 +142,9 @@ class CalibratedRewardTrainer(RewardTrainer):
 
 
 def gold_of(config: PPOConfig) -> RewardFunction | None:
-    """The gold score of the pocket world; other worlds have none."""
-    return pocket.gold_scores if config.prompts == "pocket" else None
+    """The true quality of answers to these prompts, where their source knows it."""
+    source = registry.find(config.prompts)
+    return source.gold if source else None
 
 
 def describe_batches(config: Any, iterations: int, world: World = ALONE) -> str:

@@ -15,15 +15,32 @@ The folder holds public files, which the project does not ship::
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from ppo_lib.models.registry import Judge, Source, register
 from ppo_lib.trainers.configuration import ConfigError
 
 HELD_OUT = 5  # every fifth story, and every fifth rated sentence, is kept for measuring
 MIN_GAP = 1.0  # of the mean ratings in a pair: people disagree about smaller ones
 MAX_WORDS = 32  # of a continuation, and of a rated sentence: about 45 of the model's tokens
 WORD = re.compile(r"[a-z']+")
+
+
+def source(folder: str) -> Source | None:
+    """The source ``stories:FOLDER``."""
+    if not folder:
+        return None
+    return Source(
+        demonstrations=partial(demonstrations, folder),
+        pairs=partial(preference_pairs, folder),
+        prompts=partial(prompts, folder),
+        judge=partial(lexicon_judge, folder),
+    )
+
+
+register("stories", source)
 
 
 def demonstrations(folder: str | Path) -> list[tuple[str, str]]:
@@ -62,7 +79,7 @@ def preference_pairs(folder: str | Path, split: str = "train") -> list[tuple[str
     return pairs
 
 
-def lexicon_judge(folder: str | Path) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+def lexicon_judge(folder: str | Path) -> Judge:
     """A second judge, which has seen neither a sentence nor a pair: the response's words, looked up.
 
     The score is ``s / sqrt(s^2 + 15)`` for the sum ``s`` of the mean ratings of its words (unknown words count 0), the

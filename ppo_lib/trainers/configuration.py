@@ -21,6 +21,7 @@ import yaml
 
 from ppo_lib.formulas.grpo import AVERAGES, SCALES
 from ppo_lib.models.actor_critic import CRITIC, FINETUNE
+from ppo_lib.models.registry import TOY
 from ppo_lib.sampling.rollout import REFUSED_SAMPLING
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")  # what configurations may ask for
@@ -279,8 +280,8 @@ def load_recipe(name: str) -> dict[str, Any]:
 class SFTConfig:
     """Knobs of supervised fine-tuning."""
 
-    model: str = option("pocket:base", help="the base model: pocket:base, a folder in hub format, or OWNER/NAME@COMMIT")
-    data: str = option("pocket", help="demonstrations, see ppo_lib.run.data: pocket, a JSONL file, a data set")
+    model: str = option(f"{TOY}:base", help=f"the base model: {TOY}:base, a folder in hub format, or OWNER/NAME@COMMIT")
+    data: str = option(TOY, help=f"demonstrations, see ppo_lib.run.data: {TOY}, a JSONL file, a data set")
     chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
     epochs: int = option(2, minimum=1, help="passes over the demonstrations")
     max_steps: int | None = option(None, minimum=1, help="stop after so many optimizer steps; null: after the epochs")
@@ -304,8 +305,8 @@ class SFTConfig:
 class RewardConfig:
     """Knobs of reward-model training."""
 
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
-    data: str = option("pocket", help="comparisons, see ppo_lib.run.data: pocket, a JSONL file, a data set")
+    model: str = option(f"{TOY}:sft", help=f"the SFT model: {TOY}:sft, a folder in hub format, or OWNER/NAME@COMMIT")
+    data: str = option(TOY, help=f"comparisons, see ppo_lib.run.data: {TOY}, a JSONL file, a data set")
     chat_template: bool = same_option(SFTConfig, "chat_template")
     epochs: int = option(1, minimum=1, help="passes over the pairs; reward models overfit early")
     max_steps: int | None = same_option(SFTConfig, "max_steps")
@@ -329,12 +330,12 @@ class RewardConfig:
 class PPOConfig:
     """Knobs of PPO. ``book/hyperparameters`` tells what each does when it is too low or too high."""
 
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or OWNER/NAME@COMMIT")
-    prompts: str = option("pocket", help="see ppo_lib.run.data: pocket, a JSONL file, a data set")
+    model: str = option(f"{TOY}:sft", help=f"the SFT model: {TOY}:sft, a folder in hub format, or OWNER/NAME@COMMIT")
+    prompts: str = option(TOY, help=f"see ppo_lib.run.data: {TOY}, a JSONL file, a data set")
     prompt_suffix: str = option("", help="text put after every prompt, such as the wanted form of the answer")
     chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
     max_prompt_tokens: int | None = option(None, minimum=1, help="leave out longer prompts; null refuses them")
-    reward_model: str = option("pocket", help="what is maximised, see ppo_lib.run.judges: pocket, a folder, a function")
+    reward_model: str = option(TOY, help=f"what is maximised, see ppo_lib.run.judges: {TOY}, a folder, a function")
     second_judge: str | None = option(None, help="measured and never trained on, see ppo_lib.run.judges; null for none")
     iterations: int = option(50, minimum=1, help="rollout batches in all")
     rollout_batch: int = option(64, minimum=1, help="responses sampled per iteration")
@@ -397,7 +398,7 @@ class PPOConfig:
         return self.iterations * self.epochs * (self.rollout_batch // self.minibatch)
 
 
-# Keys that other trainers have and this one refuses, with the reason (read by ppo_lib.trainers.configuration).
+# Keys that other trainers have and this one refuses, with the reason (read by read_config).
 PPOConfig.refused = REFUSED_SAMPLING  # type: ignore[attr-defined]
 
 
@@ -405,9 +406,9 @@ PPOConfig.refused = REFUSED_SAMPLING  # type: ignore[attr-defined]
 class GRPOConfig:
     """Knobs of GRPO; those that it shares with PPO mean the same there. ``book/hyperparameters`` has both."""
 
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
-    prompts: str = option("pocket", help="pocket, or a JSONL file of {prompt}")
-    reward_model: str = option("pocket", help="pocket, a folder, or package.module:function")
+    model: str = option(f"{TOY}:sft", help=f"the SFT model: {TOY}:sft, a folder in hub format, or a hub id")
+    prompts: str = option(TOY, help=f"{TOY}, or a JSONL file of {{prompt}}")
+    reward_model: str = option(TOY, help=f"{TOY}, a folder, or package.module:function")
     iterations: int = same_option(PPOConfig, "iterations")
     group_size: int = option(8, minimum=2, help="responses per prompt")
     rollout_batch: int = option(64, minimum=2, help="responses sampled per iteration, all groups together")
@@ -449,8 +450,8 @@ class GRPOConfig:
 class DPOConfig:
     """Knobs of DPO. ``book/hyperparameters`` tells what each does when it is too low or too high."""
 
-    model: str = option("pocket:sft", help="the SFT model: pocket:sft, a folder in hub format, or a hub id")
-    data: str = option("pocket", help="comparisons: pocket, or a JSONL file of {prompt, chosen, rejected}")
+    model: str = option(f"{TOY}:sft", help=f"the SFT model: {TOY}:sft, a folder in hub format, or a hub id")
+    data: str = option(TOY, help=f"comparisons: {TOY}, or a JSONL file of {{prompt, chosen, rejected}}")
     epochs: int = option(1, minimum=1, help="passes over the pairs")
     batch: int = option(64, minimum=1, help="pairs per optimizer step")
     microbatch: int = same_option(RewardConfig, "microbatch")

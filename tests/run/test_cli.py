@@ -16,9 +16,11 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ppo_lib.run import stages
+from ppo_lib.run import cli, stages
 from ppo_lib.run.cli import main
+from ppo_lib.run.exports import TARGETS
 from ppo_lib.run.speaking import load_speaker
+from ppo_lib.run.trackers import TRACKERS
 
 CLOCKS = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
 
@@ -551,3 +553,10 @@ def test_a_real_align_killed_again_and_again_ends_with_the_same_metrics(world, a
     for name in ("before", "after"):
         ours, theirs = (json.loads((f / "evaluation.json").read_text())[name] for f in (out, whole))
         assert ours == theirs
+
+
+def test_the_parser_offers_what_there_is_and_help_needs_no_torch():
+    """The names are said twice, so that --help need not import those who define them."""
+    assert (list(cli.STAGES), list(cli.TARGETS), cli.TRACKERS) == (list(stages.CONFIGS), list(TARGETS), TRACKERS)
+    code = "import sys; from ppo_lib.run.cli import make_parser; make_parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,9 +7,8 @@ import pytest
 from transformers import LlamaConfig
 
 import ppo_lib
-from ppo_lib.models import hub
+from ppo_lib.models import hub, registry
 from ppo_lib.run.commands import read_recipe, spread
-from ppo_lib.run.data import stories_folder
 from ppo_lib.run.memory import plan_memory
 from ppo_lib.trainers.configuration import load_recipe, to_mapping
 
@@ -82,7 +81,7 @@ def test_the_stories_recipe_takes_its_folders_by_four_settings():
         *("sft.model=M", "reward.model=M", "ppo.model=M", "sft.data=stories:D", "reward.data=stories:D"),
         *("ppo.prompts=stories:D", "ppo.second_judge=stories:D"),
     ]
-    assert all(stories_folder(load_recipe("stories")[stage]["data"]) for stage in ("sft", "reward"))
+    assert all(registry.find(load_recipe("stories")[stage]["data"]) for stage in ("sft", "reward"))
 
 
 def test_a_setting_that_no_stage_knows_is_refused():
