@@ -9,7 +9,6 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from ppo_lib.models.backbone import Backbone
@@ -58,7 +57,7 @@ def save_answers(path: str | Path, answers: Mapping[str, Sequence[tuple[str, lis
 
 @cache
 def _answers() -> dict[str, list[tuple[str, list[str]]]]:
-    return json.loads(gzip.decompress((resources.files("ppo_lib.pocket") / ANSWERS_FILE).read_bytes()))
+    return json.loads(gzip.decompress((Path(__file__).parent / ANSWERS_FILE).read_bytes()))
 
 
 def rank_all(answers: Sequence[tuple[str, Sequence[str]]], seed: int = 0) -> list[Ranking]:
