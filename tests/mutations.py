@@ -153,7 +153,7 @@ MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
     },
     ("trainers/optimizer.py", "models/test_layouts.py", "bfloat16"): {
         "adam: steps rounded to bfloat16": ("tensor if tensor.dtype.itemsize >= 4 else tensor.float()", "tensor"),
-        "adam: copies not written back": ("own_part(parameter).copy_(master)", "pass"),
+        "adam: copies not written back": ("self.world.own_part(parameter).copy_(master)", "pass"),
     },
     ("trainers/optimizer.py", "parallel/test_sharding.py", "three"): {
         "adam: gradient norm of this process alone": ("self.world.add(squares)", "pass"),

@@ -31,10 +31,7 @@ from torch import Tensor, nn
 
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.loading import base_name, load_tensors, read_json
-from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch
-
-__all__ = ["ActorCritic", "ActorCriticOutput", "Evaluation", "RewardModel", "Role"]
 
 FINETUNE, CRITIC = ("lora", "full"), ("shared", "separate")
 

@@ -42,8 +42,6 @@ from ppo_lib.trainers.experience import Experience, describe, sample_rows
 from ppo_lib.trainers.judging import RewardFunction, ask, judge
 from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of
 
-__all__ = ["Experience", "PPOConfig", "PPOTrainer", "RewardFunction"]
-
 
 class PPOTrainer:
     """PPO, one iteration per :meth:`step`.

@@ -14,8 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ppo_lib.formulas import advantages, kl, losses, masking, rewards
 from ppo_lib.formulas.kl import kl_estimate, kl_exact
-from ppo_lib.models import actor_critic as models
+from ppo_lib.models import actor_critic
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.sampling import rollout
 from ppo_lib.trainers.configuration import PPOConfig
@@ -49,7 +50,7 @@ def test_every_line_of_the_page_has_its_test_and_every_test_its_line():
 
 
 def test_n1():
-    assert {"prompts", "responses"} <= parameters(models.RewardModel.scores)
+    assert {"prompts", "responses"} <= parameters(RewardModel.scores)
 
 
 def test_n2():
@@ -61,7 +62,7 @@ def test_n2():
 
 
 def test_n3():
-    assert "logprobs" in models.Evaluation._fields
+    assert "logprobs" in actor_critic.Evaluation._fields
     assert "logprobs" in parameters(losses.policy_gradient_loss)
 
 
@@ -76,7 +77,7 @@ def test_n4():
 
 def test_n5():
     assert "ref_logprobs" in parameters(kl.kl_estimate)
-    assert hasattr(models.ActorCritic, "reference_logprobs")
+    assert hasattr(actor_critic.ActorCritic, "reference_logprobs")
 
 
 def test_n6():
@@ -262,9 +263,9 @@ def test_n31():
 
 def test_n32():
     """At temperature 2 the policy's log-probs are those of the tempered softmax, so that the ratio starts at 1."""
-    assert {"temperature"} <= parameters(models.ActorCritic.evaluate) & parameters(rollout.sample)
-    assert {"temperature"} <= parameters(models.ActorCritic.reference_logprobs)
-    actor = models.ActorCritic(tiny_backbone())
+    assert {"temperature"} <= parameters(actor_critic.ActorCritic.evaluate) & parameters(rollout.sample)
+    assert {"temperature"} <= parameters(actor_critic.ActorCritic.reference_logprobs)
+    actor = actor_critic.ActorCritic(tiny_backbone())
     batch = pad_pairs([[3, 4]], [[5, 6, 7]], pad_token_id=0)
     tempered = torch.log_softmax(actor(batch, temperature=1.0).logits / 2.0, dim=-1)
     wanted = tempered.gather(2, batch.responses.unsqueeze(2)).squeeze(2)

@@ -7,8 +7,8 @@ import pytest
 from ppo_lib.pocket.atlas import CONTINENTS, by_capital, by_name, countries, entities
 from ppo_lib.pocket.corpus import EOS, documents, quiz_options
 from ppo_lib.pocket.demonstrations import demonstrations
-from ppo_lib.pocket.fluency import fluency
-from ppo_lib.pocket.gold import is_false, split_sentences, verdict
+from ppo_lib.pocket.fluency import fluency, split_sentences
+from ppo_lib.pocket.gold import is_false, verdict
 from ppo_lib.pocket.phrases import all_sentences
 from ppo_lib.pocket.questions import find_question, prompts, questions
 from ppo_lib.pocket.quiz import is_quiz
