@@ -192,9 +192,11 @@ class Optimizer:
 class Resumable(Protocol):
     """A trainer whose next step depends on its parameters, its optimizer and the order of its examples alone."""
 
-    optimizer: Optimizer
     order: Order
     iteration: int
+
+    @property
+    def optimizer(self) -> Optimizer: ...
 
 
 def state_of(trainer: Resumable) -> State:

@@ -11,16 +11,16 @@ One iteration is eight steps, numbered here as in chapter 10:
 7. update: a few epochs of minibatches on this one batch, with the clipped loss;
 8. adapt beta, and report.
 
-Steps 1 to 6 are :meth:`PPOTrainer.collect`, step 7 is :meth:`PPOTrainer.update`.
+Steps 1 to 6 are :meth:`PPOTrainer.collect`, step 7 is :meth:`PPOTrainer.update` with :meth:`PPOTrainer.loss`.
 
 Simplifications, on purpose: text in, text out (no tools, no several turns); the value after a truncated
 response is 0; a constant learning rate.
 """
 
 import math
-import time
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -29,10 +29,10 @@ from torch import Tensor
 from ppo_lib.formulas.advantages import gae
 from ppo_lib.formulas.kl import AdaptiveKL, FixedKL, kl_estimate
 from ppo_lib.formulas.losses import clipped_policy_loss, ppo_loss, value_loss
-from ppo_lib.formulas.masking import masked_mean, whiten
+from ppo_lib.formulas.masking import masked_mean, trusted, whiten
 from ppo_lib.formulas.rewards import augmented_rewards
 from ppo_lib.models.actor_critic import ActorCritic
-from ppo_lib.models.device import peak_memory_bytes, synchronize
+from ppo_lib.models.device import clock, peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch, decode_responses
 from ppo_lib.models.world import ALONE, World
@@ -40,6 +40,7 @@ from ppo_lib.sampling.rollout import sample_together
 from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.experience import Experience, describe, sample_rows
 from ppo_lib.trainers.judging import RewardFunction, ask, judge
+from ppo_lib.trainers.microbatches import Meter, microbatches, minibatches
 from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of
 
 
@@ -53,7 +54,7 @@ class PPOTrainer:
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: true quality where it is known, a function like ``reward``; measured and never trained on.
         second: another judge, likewise only measured.
-        world: who shares the work; by default this process does it alone.
+        world: the processes that share the work; by default this one does it alone.
 
     Raises:
         ValueError: no prompts, an empty one, or a prompt that leaves no room for a response.
@@ -70,8 +71,7 @@ class PPOTrainer:
         world: World = ALONE,
     ) -> None:
         world.check_share("minibatch", config.minibatch)
-        self.world = world
-        self.config, self.policy, self.reward = config, policy, reward
+        self.world, self.config, self.policy, self.reward = world, config, policy, reward
         self.watchers = {name: judge for name, judge in (("gold", gold), ("second", second)) if judge is not None}
         self.backbone, self.device = policy.backbone, policy.backbone.device
         self.prompts = list(prompts)
@@ -79,25 +79,37 @@ class PPOTrainer:
         self.prompt_ids = self.backbone.encode_prompts(self.prompts, max_length=room)
         self.order = Order(len(self.prompts), config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.optimizer = Optimizer(policy.parameters_to_train(), config.learning_rate, config.max_grad_norm, world)
         self.kl: FixedKL | AdaptiveKL = FixedKL(config.beta)
         if config.kl_target is not None:
             self.kl = AdaptiveKL(config.beta, config.kl_target, config.kl_horizon)
         self.iteration, self.iterations = 0, config.iterations
         self._samples: list[dict[str, object]] = []
 
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """AdamW on all that the policy trains; made when it is first asked for, since who only measures needs none."""
+        config = self.config
+        return Optimizer(self.policy.parameters_to_train(), config.learning_rate, config.max_grad_norm, self.world)
+
     def step(self) -> Metrics:
-        """One iteration: collect experience, learn from it, adapt beta."""
-        start = time.perf_counter()
+        """One iteration: collect experience, learn from it, adapt beta.
+
+        Returns:
+            Metrics by name: what the rollout batch was like when it was sampled (:meth:`measure`), means over the
+            optimizer steps that followed (:meth:`update`), the beta that was in force, seconds, tokens, bytes.
+
+        Raises:
+            FloatingPointError: a gradient is NaN or infinite; the parameters stay as they were.
+            ValueError: a reward function that does not return one finite number per response.
+        """
+        start = clock(self.device)
         experience = self.collect(self.order.draw(self.config.rollout_batch))  # 1. draw prompts
-        synchronize(self.device)
-        collected = time.perf_counter()
-        beta, learned = self.kl.beta, self.update(experience)
-        synchronize(self.device)
-        done = time.perf_counter()
+        collected = clock(self.device)
+        learned = self.update(experience)
+        done = clock(self.device)
 
         self.iteration += 1
-        metrics = self.measure(experience)
+        metrics, beta = self.measure(experience), self.kl.beta
         self.kl.update(metrics["kl_k1"], self.config.rollout_batch)  # 8. adapt beta, and report
         return {
             "iteration": self.iteration,
@@ -119,97 +131,125 @@ class PPOTrainer:
             rows: which prompts.
             generator: source of randomness; the trainer's own if not given.
         """
-        config, policy, tokenizer = self.config, self.policy, self.backbone.tokenizer
-        # 2. Roll out. The sampler knows nothing but max_new_tokens and temperature.
-        ids = [self.prompt_ids[i] for i in rows]
-        how = config.max_new_tokens, config.temperature, policy.actor.adapter, generator or self.generator
-        sampled = sample_together(self.world, policy.actor.backbone, ids, *how)
-        batch, mask, finished = sampled.batch, sampled.batch.mask, sampled.finished
-        prompts, texts = [self.prompts[i] for i in rows], decode_responses(tokenizer, batch)
+        config, prompts = self.config, [self.prompts[row] for row in rows]
+
+        # 2. Roll out: every response with its length, and whether it came to an end of its own.
+        batch, finished = self.roll_out(rows, generator or self.generator)
+        mask, texts = batch.mask, decode_responses(self.backbone.tokenizer, batch)
+
         # 3. Judge. A response that never ended may cost something extra.
         scores = self.judge(prompts, texts, batch, finished)
         charged = scores - config.missing_eos_penalty * ~finished
-        # 4. Look again. pi_old is these stored numbers, not a copy of the model. The pieces are the very ones that
-        #    the first epoch will see, so that its ratio is exactly 1, rounding included.
-        shape = (4, *mask.shape)
-        logprobs, values, entropy, ref_logprobs = torch.zeros(shape, dtype=self.backbone.head_dtype, device=self.device)
-        for minibatch in torch.arange(len(batch), device=self.device).split(config.minibatch):
-            for piece in self.pieces(minibatch, batch):
-                part = batch.select(piece)
-                width = part.responses.shape[1]
-                seen = policy.evaluate(part, config.temperature)
-                logprobs[piece, :width], values[piece, :width], entropy[piece, :width] = seen
-                ref_logprobs[piece, :width] = policy.reference_logprobs(part, config.temperature)
-        self.world.add(logprobs, values, entropy, ref_logprobs)  # each process has filled in its own rows
-        # 5. Augmented reward.
+
+        # 4. Look again. pi_old and V_old are these stored numbers, not copies of the models.
+        logprobs, values, entropy, ref_logprobs = self.look_again(batch)
+
+        # 5. Augmented reward: the price of drifting on every token, the score on the last.
         kl = kl_estimate(logprobs, ref_logprobs, config.kl_estimator)
         rewards = augmented_rewards(charged, kl, mask, self.kl.beta if config.kl_in == "reward" else 0.0)
         if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
+
         # 6. Advantages, and the targets of the critic.
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
-        per_token = logprobs, ref_logprobs, values, entropy, rewards, advantages, returns
-        return Experience(batch, finished, prompts, texts, scores, *per_token)
+
+        return Experience(
+            batch=batch,
+            finished=finished,
+            prompts=prompts,
+            texts=texts,
+            scores=scores,
+            logprobs=logprobs,
+            ref_logprobs=ref_logprobs,
+            values=values,
+            entropy=entropy,
+            rewards=rewards,
+            advantages=advantages,
+            returns=returns,
+        )
 
     def update(self, experience: Experience) -> Metrics:
         """Step 7: a few epochs of minibatches on one batch of experience, one optimizer step each."""
-        config, lengths = self.config, experience.batch.response_lengths
-        order = torch.arange(len(lengths), device=self.device)
-        totals: Metrics = {}
-        ratio_max, first_error, grad_norm, steps = 0.0, 0.0, 0.0, 0
-        for epoch in range(config.epochs):
-            if epoch:  # the first epoch keeps the rollout's order, which is random already
-                order = order[torch.randperm(len(order), generator=self.generator, device=self.device)]
-            for minibatch in order.split(config.minibatch):
-                for piece in self.pieces(minibatch, experience.batch):
-                    # Every token of a step weighs the same, whatever piece it falls into.
-                    share = float(lengths[piece].sum() / lengths[minibatch].sum())
-                    loss, ratio, parts = self.loss(experience, piece)
-                    (share * loss).backward()
-                    for name, value in parts.items():
-                        totals[name] = totals.get(name, 0.0) + share * value
-                    ratio_max = max(ratio_max, float(ratio.max()))
-                    if steps == 0:  # nothing has been learned yet
-                        first_error = max(first_error, float((ratio - 1).abs().max()))
-                if steps == 0:
-                    first_error = self.world.largest(first_error)
-                    self.check_first_ratio(first_error)
-                grad_norm += self.optimizer.step()
-                steps += 1
-        means = {name: self.world.total(total)[0] / steps for name, total in totals.items()}
-        ratio_max = self.world.largest(ratio_max)
-        return {**means, "grad_norm": grad_norm / steps, "ratio_max": ratio_max, "ratio_first_error": first_error}
+        config, batch, meter = self.config, experience.batch, Meter(self.world)
+        for minibatch in minibatches(len(batch), config.minibatch, config.epochs, self.generator):
+            for rows, weight in microbatches(minibatch, batch, config.microbatch, self.world):
+                loss, ratio, parts = self.loss(experience, rows)
+                (weight * loss).backward()
+                meter.add(weight, ratio, parts)
+            meter.step(self.optimizer.step())
+        self.check_first_ratio(meter.first_error)
+        return meter.means()
 
-    def loss(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor, Metrics]:
-        """The total loss on some responses, their ratios, and the loss's parts as numbers."""
+    def loss(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """``L = L_policy + c1 L_value - c2 S`` on some responses.
+
+        Args:
+            experience: the rollout batch; what it holds are numbers, no gradient runs into them.
+            rows: which responses.
+
+        Returns:
+            The loss, the ratios ``(B, T)``, and the parts of the loss that are reported, as scalars by name.
+        """
         config, old = self.config, experience.select(rows)
         mask = old.batch.mask
         new = self.policy.evaluate(old.batch, config.temperature, entropy_grad=config.entropy_coef > 0)
         epsilon = math.inf if config.epsilon is None else config.epsilon
-        policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, mask, epsilon, config.dual_clip)
-        value = value_loss(new.values, old.returns, mask, old.values, config.value_clip)
-        entropy = masked_mean(new.entropy, mask)
-        total = ppo_loss(policy.loss, value, entropy, config.value_coef, config.entropy_coef)
-        if config.kl_in == "loss":
-            kl = kl_estimate(new.logprobs, old.ref_logprobs, config.kl_estimator)
-            total = total + self.kl.beta * masked_mean(kl, mask)
-        parts = {"policy_loss": policy.loss, "value_loss": value, "clip_fraction": policy.clip_fraction}
-        parts["approx_kl"] = policy.approx_kl
-        return total, policy.ratio, {name: float(part.detach()) for name, part in parts.items()}
+        with trusted():  # masks and numbers were checked when they were collected
+            policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, mask, epsilon, config.dual_clip)
+            value = value_loss(new.values, old.returns, mask, old.values, config.value_clip)
+            entropy = masked_mean(new.entropy, mask)
+            total = ppo_loss(policy.loss, value, entropy, config.value_coef, config.entropy_coef)
+            if config.kl_in == "loss":
+                kl = kl_estimate(new.logprobs, old.ref_logprobs, config.kl_estimator)
+                total = total + self.kl.beta * masked_mean(kl, mask)
+        parts = {"policy_loss": policy.loss, "value_loss": value}
+        return total, policy.ratio, {**parts, "clip_fraction": policy.clip_fraction, "approx_kl": policy.approx_kl}
 
-    def pieces(self, minibatch: Tensor, batch: TokenBatch) -> tuple[Tensor, ...]:
-        """The microbatches of this process's share of a minibatch; rows of like length together, to save padding."""
-        rows = self.world.share(minibatch)
-        if len(rows) > self.config.microbatch:
-            rows = rows[(batch.prompt_lengths + batch.response_lengths)[rows].argsort(stable=True)]
-        return rows.split(self.config.microbatch)
+    # ------------------------------------------------------------------------------------ who does what of the above
+
+    def roll_out(self, rows: Sequence[int], generator: torch.Generator) -> tuple[TokenBatch, Tensor]:
+        """One response to each prompt, sampled from the policy's own distribution; ``(B,)``, which ones ended."""
+        config, actor = self.config, self.policy.actor
+        prompts = [self.prompt_ids[row] for row in rows]
+        sampled = sample_together(
+            self.world, actor.backbone, prompts, config.max_new_tokens, config.temperature, actor.adapter, generator
+        )
+        return sampled.batch, sampled.finished
 
     def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch, finished: Tensor | None = None) -> Tensor:
         """Scores ``(B,)`` of rollouts; see :func:`ppo_lib.trainers.judging.judge`."""
-        how = self.config.microbatch, self.config.normalize_scores, self.world, finished
-        return judge(self.reward, self.backbone, prompts, texts, batch, *how)
+        config = self.config
+        return judge(
+            self.reward,
+            self.backbone,
+            prompts,
+            texts,
+            batch,
+            config.microbatch,
+            config.normalize_scores,
+            self.world,
+            finished,
+        )
+
+    def look_again(self, batch: TokenBatch) -> tuple[Tensor, ...]:
+        """Log-probs, values and entropies of the policy, and log-probs of the reference, ``(B, T)`` each.
+
+        They are computed in the very microbatches that the first epoch will see, so that its ratio is exactly 1,
+        rounding included.
+        """
+        config = self.config
+        seen = torch.zeros((4, *batch.mask.shape), dtype=self.backbone.head_dtype, device=self.device)
+        for minibatch in torch.arange(len(batch), device=self.device).split(config.minibatch):
+            for rows, _ in microbatches(minibatch, batch, config.microbatch, self.world):
+                part = batch.select(rows)
+                now = self.policy.evaluate(part, config.temperature)
+                ref_logprobs = self.policy.reference_logprobs(part, config.temperature)
+                columns = torch.stack([now.logprobs, now.values, now.entropy, ref_logprobs])
+                seen[:, rows, : part.responses.shape[1]] = columns
+        self.world.add(seen)  # each process has filled in its own rows
+        return seen.unbind()
 
     def check_first_ratio(self, error: float) -> None:
         """Warn when the first minibatch's ratios are not 1: before any update they must be."""

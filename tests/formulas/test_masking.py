@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import GARBAGE, ragged
 
-from ppo_lib.formulas.masking import check_right_padded, masked_mean, masked_var, whiten
+from ppo_lib.formulas.masking import check_right_padded, masked_mean, masked_var, trusted, whiten
 
 FUNCTIONS = {
     "masked_mean": masked_mean,
@@ -120,3 +120,18 @@ def test_an_unbiased_variance_of_one_token_is_refused(function):
 def test_a_hole_in_a_response_is_refused_where_order_matters():
     with pytest.raises(ValueError, match="row 1 counts a token after padding"):
         check_right_padded(torch.tensor([[1.0, 1, 0], [1, 0, 1]]))
+
+
+def test_trusted_numbers_are_not_looked_at_and_trust_ends_with_its_block():
+    x, mask = torch.tensor([[1.0, math.nan]]), torch.ones(1, 2)
+    with trusted():
+        assert math.isnan(masked_mean(x, mask))  # no question to the device, so no refusal
+        assert masked_mean(torch.tensor([[3.0, math.nan]]), torch.tensor([[1.0, 0.0]])) == 3  # padding is still padding
+        with pytest.raises(ValueError, match="x has shape"):  # a shape is known without asking
+            masked_mean(torch.ones(2, 2), mask)
+    with pytest.raises(ValueError, match="x is NaN"):
+        masked_mean(x, mask)
+    with pytest.raises(ZeroDivisionError), trusted():
+        _ = 1 / 0
+    with pytest.raises(ValueError, match="empty"):
+        masked_mean(torch.ones(1, 2), torch.zeros(1, 2))

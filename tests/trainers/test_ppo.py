@@ -28,9 +28,11 @@ from ppo_lib.formulas.masking import masked_mean, masked_var
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import encode_pairs
+from ppo_lib.models.world import ALONE
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.experience import Experience
+from ppo_lib.trainers.microbatches import microbatches
 from ppo_lib.trainers.ppo import PPOTrainer
 
 SMALL = {
@@ -82,6 +84,33 @@ class WidestLogits(TorchDispatchMode):
             if isinstance(one, torch.Tensor) and VOCAB_SIZE in one.shape and tuple(one.shape) not in self.weights:
                 self.most = max(self.most, one.numel())
         return result
+
+
+class HostRequests(TorchDispatchMode):
+    """How often the program waits for a number from the device; on a GPU it stands still meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor) and x.dtype == torch.bool]
+        name = func.name().removeprefix("aten::").split(".")[0]
+        if name in ("_local_scalar_dense", "nonzero", "equal", "masked_select") or (name == "index" and masks):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_trusts_what_was_checked_when_it_was_collected(build):
+    trainer = build(minibatch=14, microbatch=7, dual_clip=3.0, kl_in="loss", kl_estimator="k3")
+    experience = trainer.collect(list(range(7)) * 2)
+    with HostRequests() as asked:
+        trainer.loss(experience, torch.arange(7))[0].backward()
+    # What is left: widths and lengths of the part, and which of its tokens count. It was 37 with all checks.
+    assert len(asked.seen) <= 12, asked.seen
+    experience.advantages[3, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="norm is nan"):  # and a NaN still moves no parameter
+        trainer.update(experience)
 
 
 @pytest.mark.parametrize("entropy_coef", [0.0, 0.01])
@@ -280,14 +309,16 @@ def test_microbatches_hold_responses_of_like_length(build):
     trainer = build(microbatch=3)
     batch = trainer.collect(range(7)).batch
     minibatch = torch.tensor([3, 5, 0, 1, 6, 2, 4])
-    pieces = trainer.pieces(minibatch, batch)
+    pieces, weights = zip(*microbatches(minibatch, batch, 3, ALONE), strict=True)
+    assert sum(weights) == pytest.approx(1)
     assert [len(piece) for piece in pieces] == [3, 3, 1]
     assert sorted(torch.cat(pieces).tolist()) == list(range(7))
     lengths = (batch.prompt_lengths + batch.response_lengths)[torch.cat(pieces)].tolist()
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
-    (whole,) = trainer.pieces(minibatch[:3], batch)  # nothing to split, nothing to save
+    ((whole, weight),) = microbatches(minibatch[:3], batch, 3, ALONE)  # nothing to split, nothing to save
     assert torch.equal(whole, minibatch[:3])
+    assert weight == 1
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "phi"])
