@@ -9,12 +9,14 @@ from torch import Tensor
 
 from ppo_lib.formulas.grpo import group_advantages, grpo_loss, token_weights
 from ppo_lib.formulas.losses import PolicyLoss
+from ppo_lib.formulas.masking import trusted
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.device import peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.trainers.configuration import GRPOConfig
 from ppo_lib.trainers.experience import Experience
 from ppo_lib.trainers.judging import RewardFunction
+from ppo_lib.trainers.microbatches import Meter, microbatches, minibatches
 from ppo_lib.trainers.optimizer import Metrics, Optimizer, State
 from ppo_lib.trainers.ppo import PPOTrainer
 
@@ -74,49 +76,45 @@ class GRPOTrainer:
         }
 
     def update(self, experience: Experience, advantages: Tensor) -> Metrics:
-        """A few epochs of minibatches on one batch of experience, one optimizer step each."""
+        """A few epochs of minibatches on one batch of experience, one optimizer step each.
+
+        Args:
+            experience: the rollout batch.
+            advantages: ``(B,)``, one for each response.
+        """
         config, batch, ppo = self.config, experience.batch, self.ppo
-        lengths = batch.response_lengths
-        order = torch.arange(len(batch), device=ppo.device)
-        totals: Metrics = {}
-        first_error, steps = 0.0, 0
-        for epoch in range(config.epochs):
-            if epoch:  # the first epoch keeps the rollout's order, in whose pieces the old log-probs were computed
-                order = order[torch.randperm(len(order), generator=ppo.generator, device=ppo.device)]
-            for minibatch in order.split(config.minibatch):
-                weights = token_weights(batch.mask[minibatch], config.average, config.max_new_tokens)
-                pieces = minibatch.split(config.microbatch), weights.split(config.microbatch)
-                for rows, piece in zip(*pieces, strict=True):
-                    out = self.loss(experience, advantages, rows, piece)
-                    out.loss.backward()
-                    share = float(lengths[rows].sum() / lengths[minibatch].sum())
-                    for name in ("loss", "clip_fraction", "approx_kl"):
-                        value = float(getattr(out, name).detach()) * (1.0 if name == "loss" else share)
-                        totals[name] = totals.get(name, 0.0) + value
-                    if steps == 0:  # nothing has been learned yet
-                        first_error = max(first_error, float((out.ratio - 1).abs().max()))
-                if steps == 0:
-                    ppo.check_first_ratio(first_error)
-                totals["grad_norm"] = totals.get("grad_norm", 0.0) + ppo.optimizer.step()
-                steps += 1
-        return {**{name: total / steps for name, total in totals.items()}, "ratio_first_error": first_error}
+        mask, meter = batch.mask, Meter(ppo.world)
+        for minibatch in minibatches(len(batch), config.minibatch, config.epochs, ppo.generator):
+            weights = torch.zeros_like(mask)
+            weights[minibatch] = token_weights(mask[minibatch], config.average, config.max_new_tokens)
+            for rows, share in microbatches(minibatch, batch, config.microbatch, ppo.world):
+                out = self.loss(experience, advantages, rows, weights[rows])
+                out.loss.backward()
+                meter.add(1.0, out.ratio, {"loss": out.loss})  # its weights stand in it
+                meter.add(share, out.ratio, {"clip_fraction": out.clip_fraction, "approx_kl": out.approx_kl})
+            meter.step(ppo.optimizer.step())
+        ppo.check_first_ratio(meter.first_error)
+        learned = meter.means()
+        del learned["ratio_max"]
+        return learned
 
     def loss(self, experience: Experience, advantages: Tensor, rows: Tensor, weights: Tensor) -> PolicyLoss:
-        """The loss of some responses, whose token weights are given."""
+        """The loss of the responses ``rows``, whose token weights ``(rows, T)`` are given."""
         config, old = self.config, experience.select(rows)
         mask = old.batch.mask
         new = self.policy.evaluate(old.batch, config.temperature)
-        return grpo_loss(
-            new.logprobs,
-            old.logprobs,
-            old.ref_logprobs,
-            advantages[rows].to(new.logprobs.dtype),
-            mask,
-            weights[:, : mask.shape[1]].to(new.logprobs.dtype),
-            config.epsilon,
-            config.beta if config.kl_in == "loss" else 0.0,
-            config.kl_estimator,
-        )
+        with trusted():  # masks and numbers were checked when they were collected
+            return grpo_loss(
+                new.logprobs,
+                old.logprobs,
+                old.ref_logprobs,
+                advantages[rows].to(new.logprobs.dtype),
+                mask,
+                weights[:, : mask.shape[1]].to(new.logprobs.dtype),
+                config.epsilon,
+                config.beta if config.kl_in == "loss" else 0.0,
+                config.kl_estimator,
+            )
 
     def samples(self) -> list[dict[str, object]]:
         """The first few responses of the last iteration, with score and KL."""

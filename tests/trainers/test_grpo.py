@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -254,6 +255,19 @@ def test_a_step_answers_each_prompt_as_often_as_the_group_is_large_and_learns_fr
     assert metrics["score_mean"] == pytest.approx(sum(length(prompts, responses)) / 12)  # as judged, not as charged
     assert "explained_variance" not in metrics
     assert metrics["ratio_first_error"] == 0.0
+
+
+@pytest.mark.parametrize("average", ["response", "token", "budget"])
+def test_microbatches_of_like_length_give_the_same_update_and_no_false_alarm(build, average):
+    after = []
+    for microbatch in (6, 2):
+        trainer = build("float64", microbatch=microbatch, average=average)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # "the ratio of the first minibatch is off"
+            metrics = trainer.step()
+        assert metrics["ratio_first_error"] == 0.0
+        after.append((plain(metrics), copies(trainer.ppo.optimizer.parameters)))
+    check_equal_updates(after)
 
 
 def test_the_kl_stands_in_the_loss_or_in_the_reward(build):
