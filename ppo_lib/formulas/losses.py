@@ -23,7 +23,7 @@ class PolicyLoss(NamedTuple):
     Attributes:
         loss: scalar, ``-E[min(rho A, clip(rho) A)]``.
         ratio: ``(B, T)``, ``rho = pi_theta / pi_old``, 1 in the padding; carries no gradient.
-        clip_fraction: scalar, share of counted tokens whose gradient the clip has cut off.
+        clip_fraction: scalar, share of counted tokens whose gradient the clip, or ``dual_clip``, has cut off.
         approx_kl: scalar in nats per token, ``E[(rho - 1) - log rho]``, an estimate of KL(pi_old || pi_theta).
     """
 
@@ -154,11 +154,14 @@ def clipped_policy_loss(
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon) * advantages
     objective = torch.minimum(unclipped, clipped)
+    cut = clipped < unclipped
     if dual_clip is not None:
-        objective = torch.where(advantages < 0, torch.maximum(objective, dual_clip * advantages), objective)
+        floor = dual_clip * advantages
+        cut = cut | ((advantages < 0) & (floor > objective))
+        objective = torch.where(advantages < 0, torch.maximum(objective, floor), objective)
 
     with torch.no_grad():
-        clip_fraction = masked_mean((clipped < unclipped).to(ratio.dtype), mask)
+        clip_fraction = masked_mean(cut.to(ratio.dtype), mask)
         approx_kl = masked_mean((ratio - 1) - log_ratio, mask)
     return PolicyLoss(-masked_mean(objective, mask), ratio.detach(), clip_fraction, approx_kl)
 

@@ -235,6 +235,7 @@ def test_dual_clip_bounds_only_bad_tokens_that_got_likelier(advantage, ratio, lo
     result.loss.backward()
     assert result.loss.item() == pytest.approx(loss)
     assert (logprobs.grad.item() != 0) == flows
+    assert result.clip_fraction == (0 if flows else 1)  # it counts what either clip has cut off
 
 
 @pytest.mark.parametrize("log_ratio", [-1000.0, -100.0, 100.0, 1000.0])
