@@ -99,7 +99,7 @@ def rank(options, backbone: Backbone) -> None:
 
 
 def read_pairs(out: Path, split: str) -> list[tuple[str, str, str]]:
-    rows = [json.loads(line) for line in (out / f"rankings-{split}.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / f"rankings-{split}.jsonl").read_text(encoding="utf-8").split("\n") if line]
     return [pair for row in rows for pair in labelers.Ranking(row["prompt"], tuple(row["responses"])).pairs()]
 
 

@@ -3,9 +3,9 @@
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${THREADS:-3} TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 CARRY=${CARRY:-.carry}; OUT=${OUT:-/tmp/out}; KEEP=${KEEP:-/tmp/keep}; mkdir -p "$KEEP" "$OUT"
 cp $CARRY/p? "$KEEP/"
-cat "$KEEP"/p? | xz -dc -T4 > "$KEEP/model.gguf" && mkdir -p "$KEEP/config" && tar xJf $CARRY/config.tar.xz -C "$KEEP/config"
-python3 $CARRY/unpack.py "$KEEP/model.gguf" "$KEEP/config" "$KEEP/model" || exit 1
-RUN="python3 benchmarks/borrowed/capitals.py --model $KEEP/model --out $KEEP/run $TINY"
+[ -f "$KEEP/model/model.safetensors" ] || { cat "$KEEP"/p? | xz -dc -T4 > "$KEEP/model.gguf" && mkdir -p "$KEEP/config" && tar xJf $CARRY/config.tar.xz -C "$KEEP/config"; }
+[ -f "$KEEP/model/model.safetensors" ] || python3 $CARRY/unpack.py "$KEEP/model.gguf" "$KEEP/config" "$KEEP/model" || exit 1
+rm -rf "$KEEP/run"; RUN="python3 benchmarks/borrowed/capitals.py --model $KEEP/model --out $KEEP/run $TINY"
 T=$(date +%s)
 timeout 240 $RUN rank reward ppo --beta 0.05 --seed 0 --seconds ${ALONE:-110} 2>&1 | tee "$OUT/alone.txt" | cut -c1-400
 echo "alone: $(($(date +%s) - T)) s"
