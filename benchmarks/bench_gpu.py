@@ -48,22 +48,25 @@ class Bench:
         device: ``cuda`` or ``cpu``.
         seconds: after these, no further part is begun.
         path: the JSON file, written after every part.
+        only: words of which a part's name must hold one; all parts where there are none.
     """
 
-    def __init__(self, device: str, seconds: float, path: Path) -> None:
-        self.device, self.path = device, path
+    def __init__(self, device: str, seconds: float, path: Path, only: list[str]) -> None:
+        self.device, self.path, self.only = device, path, only
         self.start, self.seconds = time.perf_counter(), seconds
         self.results: dict[str, Any] = {}
 
     def part(self, name: str, work: Callable[[], Any]) -> None:
         """Measure one part, store and print it; a part that fails says so and stops nothing."""
+        if self.only and not any(word in name for word in [*self.only, "about", "roofs"]):
+            return
         if time.perf_counter() - self.start > self.seconds:
             self.results[name] = "left out: no time"
         else:
             try:
                 self.results[name] = work()
-            except (RuntimeError, ValueError) as error:  # out of memory included
-                self.results[name] = f"failed: {str(error).splitlines()[0]}"
+            except Exception as error:  # whatever it is, the other parts still count
+                self.results[name] = f"failed: {type(error).__name__}: {str(error)[:300]}"
         if self.device == "cuda":
             torch.cuda.empty_cache()
         print(f"[{time.perf_counter() - self.start:5.0f} s] {name}: {json.dumps(self.results[name])}", flush=True)
@@ -90,6 +93,7 @@ def build(shape: dict[str, Any], device: str) -> ActorCritic:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0", pad_token="w1")
     torch.manual_seed(0)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask, its backward may give NaN in bfloat16
     with torch.device(device):
         causal_lm = AutoModelForCausalLM.from_config(Qwen2Config(**shape, eos_token_id=0), dtype=torch.bfloat16)
     backbone = Backbone(causal_lm, fast, "random")
@@ -123,44 +127,60 @@ def rollout(
 
 
 def generate(bench: Bench, policy: ActorCritic, rows: int, length: int, adapter: str | None) -> dict[str, float]:
-    """transformers' eager generate on the same model and prompts; one call after a short one."""
+    """transformers' eager generate on the same model and prompts; one call after a short one.
+
+    Of a long response, 64 steps in its middle are timed and counted for all: as many columns are read on the average.
+    """
     backbone = policy.backbone
     prompts = [[5 + i % 90] * PROMPT for i in range(rows)]
     inputs = pad_pairs(prompts, [[] for _ in prompts], backbone.pad_token_id).to(bench.device)
     with backbone.adapter(adapter):
         eager.generate(backbone, inputs, 4)
-        seconds = bench.timed(lambda: eager.generate(backbone, inputs, length))
+        if length <= 256:
+            seconds = bench.timed(lambda: eager.generate(backbone, inputs, length))
+        else:
+            middle = [prompt + [9] * (length // 2 - 32) for prompt in prompts]
+            inputs = pad_pairs(middle, [[] for _ in prompts], backbone.pad_token_id).to(bench.device)
+            first = bench.timed(lambda: eager.generate(backbone, inputs, 1))
+            seconds = (bench.timed(lambda: eager.generate(backbone, inputs, 65)) - first) * length / 64
     return {"seconds": seconds, "tokens_per_second": rows * length / seconds}
 
 
 def iteration(
-    bench: Bench, policy: ActorCritic, rows: int, length: int, microbatch: int, peak: float
+    bench: Bench, policy: ActorCritic, rows: int, length: int, microbatch: int, peak: float, ragged: bool = False
 ) -> dict[str, Any]:
     """The second of two whole iterations: seconds by phase, the update's arithmetic, and memory beside the plan.
 
-    Where the update's time went is seen in one more update: the share of products, and the kernels that took longest.
+    Where the update's time went is seen in one more microbatch: the share of products, and the kernels that took
+    longest. ``ragged``: prompts of 48 to 64 tokens, and responses that end by chance, with a mean of about half.
     """
     options = {"rollout_batch": rows, "minibatch": min(64, rows), "microbatch": min(microbatch, rows), "epochs": 4}
     config = PPOConfig(**options, max_new_tokens=length, dtype="bfloat16", device=bench.device, iterations=2)
-    prompts = [" ".join([f"w{5 + i % 90}"] * PROMPT) for i in range(rows)]
+    prompts = [" ".join([f"w{5 + i % 90}"] * (PROMPT - (i % 17 if ragged else 0))) for i in range(rows)]
+    if ragged:  # so many of the tokens end a response that half of all responses end before 0.43 of the length
+        count = policy.backbone.causal_lm.config.vocab_size
+        policy.backbone.eos_token_ids = list(range(count - max(1, int(1.6 * count / length)), count))
     trainer = PPOTrainer(config, policy, prompts, lambda p, r: [float(i % 7) for i in range(len(r))])
     trainer.step()
     if bench.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     metrics = trainer.step()
     kernels = profile(bench, trainer)
+    policy.backbone.eos_token_ids = [-1]
+    mean = metrics["response_length"]
     model = policy.backbone.causal_lm
     head = model.get_output_embeddings().weight.numel()
     body = (
         sum(p.numel() for p in model.base_model.parameters() if not p.requires_grad) - head
     )  # embeddings are looked up
     # Forward, and backward to the inputs alone, since the weights are frozen: 4 operations for a weight and a token.
-    operations = 4 * config.epochs * rows * (body * (PROMPT + length) + head * length)
+    operations = 4 * config.epochs * rows * (body * (PROMPT + mean) + head * mean)
     plan = plan_memory(model.config, config, PROMPT)
     return {
         "rollout_and_scoring_seconds": metrics["seconds_rollout"],
         "update_seconds": metrics["seconds_update"],
         "tokens_per_second": metrics["tokens_per_second"],
+        "response_length": mean,
         "update_share_of_peak": operations / metrics["seconds_update"] / peak,
         "ratio_first_error": metrics["ratio_first_error"],
         "peak_memory_bytes": metrics["peak_memory_bytes"],
@@ -172,19 +192,33 @@ def iteration(
 
 
 def profile(bench: Bench, trainer: PPOTrainer) -> dict[str, Any]:
-    """Where the time of an update goes: the share of matrix products, and the five kernels that take longest."""
+    """Where the time of a microbatch goes: the share of products, the kernels that take longest, and their number."""
     on_gpu = bench.device == "cuda"
     experience = trainer.collect(trainer.order.draw(trainer.config.rollout_batch))
+    rows = torch.arange(trainer.config.microbatch, device=trainer.device)
+    trainer.loss(experience, rows)[0].backward()
+    bench.wait()
     kinds = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[kinds.CUDA if on_gpu else kinds.CPU]) as seen:
-        trainer.update(experience)
+        start = time.perf_counter()
+        trainer.loss(experience, rows)[0].backward()
         bench.wait()
+        clock = time.perf_counter() - start
+    for parameter in trainer.policy.parameters_to_train():
+        parameter.grad = None
     rows = seen.key_averages()
     spent = {row.key: row.self_device_time_total if on_gpu else row.self_cpu_time_total for row in rows}
-    longest = sorted(spent, key=lambda key: -spent[key])[:5]
+    longest = sorted(spent, key=lambda key: -spent[key])[:12]
     total = sum(spent.values())
+    count = sum(row.count for row in rows)
     products = sum(time for key, time in spent.items() if any(word in key.lower() for word in PRODUCTS))
-    return {"update_share_of_products": products / total, "longest": {key[:60]: spent[key] / total for key in longest}}
+    return {
+        "update_share_of_products": products / total,
+        "microbatch_kernels": count,
+        "microbatch_busy_seconds": total / 1e6,
+        "microbatch_seconds_profiled": clock,
+        "longest": {key[:60]: spent[key] / total for key in longest},
+    }
 
 
 def with_float32_adapters(policy: ActorCritic) -> ActorCritic:
@@ -221,7 +255,8 @@ def measure(bench: Bench, tiny: bool, trl_python: str) -> None:
         about["card"] = torch.cuda.get_device_name()
     bench.part("about", lambda: about)
     bench.part("roofs", lambda: roofs(bench, tiny))
-    bandwidth, peak = bench.results["roofs"].values()
+    found = bench.results["roofs"]
+    bandwidth, peak = found.values() if isinstance(found, dict) else (float("nan"), float("nan"))
     policy = build(TINY if tiny else QWEN, bench.device)
     sizes = [(4, 8), (8, 16)] if tiny else [(64, 256), (256, 512)]
     cross = [(4, 16), (8, 8)] if tiny else [(64, 512), (256, 256)]
@@ -232,6 +267,12 @@ def measure(bench: Bench, tiny: bool, trl_python: str) -> None:
         bench.part(f"generate {rows}x{length}", lambda r=rows, n=length: generate(bench, policy, r, n, "policy"))
     for rows, length in sizes:
         bench.part(f"iteration {rows}x{length}", lambda r=rows, n=length: iteration(bench, policy, r, n, 16, peak))
+    for rows, length in sizes[:1]:
+        for microbatch in (16, 64):
+            bench.part(
+                f"iteration {rows}x{length}, ragged, microbatch {microbatch}",
+                lambda r=rows, n=length, m=microbatch: iteration(bench, policy, r, n, m, peak, ragged=True),
+            )
     for rows, length in cross:
         bench.part(
             f"rollout {rows}x{length}", lambda r=rows, n=length: rollout(bench, policy, r, n, bandwidth, "policy")
@@ -254,7 +295,8 @@ def measure(bench: Bench, tiny: bool, trl_python: str) -> None:
     )
     for name in ("trl", "lora", "full"):
         bench.part(f"beside TRL: {name}", lambda name=name: beside_trl(name, trl_python, tiny))
-    growth(bench, tiny)
+    if not bench.only or "growth" in bench.only:
+        growth(bench, tiny)
 
 
 def show(results: dict[str, Any]) -> None:
@@ -283,6 +325,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU: proves that the program runs")
     parser.add_argument("--trl-python", default=sys.executable, metavar="PATH", help="one that has trl==1.12.0")
+    parser.add_argument("--only", nargs="*", default=[], help="parts whose name holds one of these words")
     parser.add_argument("--seconds", type=float, default=500.0, help="begin no part after these")
     default = Path(os.environ.get("OUT", Path(__file__).resolve().parent / "results")) / "gpu.json"
     parser.add_argument("--out", type=Path, default=default, help="where the JSON goes; $OUT/gpu.json where OUT is set")
@@ -292,7 +335,7 @@ def main() -> None:
         sys.exit(0)
     transformers_logging.set_verbosity_error()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench("cpu" if options.tiny else "cuda", options.seconds, options.out)
+    bench = Bench("cpu" if options.tiny else "cuda", options.seconds, options.out, options.only)
     measure(bench, options.tiny, options.trl_python)
     show(bench.results)
 
