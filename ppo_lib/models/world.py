@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ppo_lib.models.device import prepare
+
 T = TypeVar("T")
 Rows = TypeVar("Rows", Tensor, list[Any], range)
 
@@ -89,6 +91,7 @@ class World:
 
     def place(self, causal_lm: PreTrainedModel, device: str) -> None:
         """Move a model to the device, or this process's part of it; adapters that are added later are whole."""
+        prepare(torch.device(device))
         causal_lm.to(torch.device(device))  # type: ignore[arg-type]
 
     def is_part(self, tensor: Tensor) -> bool:

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
+from ppo_lib.models.device import prepare
 from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.trainers.configuration import ConfigError
 
@@ -78,6 +79,7 @@ def divide(causal_lm: PreTrainedModel, device: str, parts: int) -> None:
     divided = {id(parameter) for block in blocks for parameter in block.parameters()}
     whole = {parameter for parameter in causal_lm.parameters() if id(parameter) not in divided}
     fully_shard(causal_lm.base_model, mesh=mesh, ignored_params=whole)  # lets it gather one block ahead
+    prepare(torch.device(device))
     causal_lm.to(torch.device(device))  # type: ignore[arg-type]
 
 

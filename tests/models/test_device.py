@@ -1,9 +1,25 @@
-"""What a device is asked."""
+"""What a device is told and asked."""
 
+import pytest
 import torch
 
-from ppo_lib.models.device import peak_memory_bytes
+from ppo_lib.models.device import clock, peak_memory_bytes, prepare
 
 
 def test_peak_memory_is_in_bytes():
     assert 50e6 < peak_memory_bytes(torch.device("cpu")) < 100e9  # torch alone takes more than 50 MB
+
+
+def test_a_clock_is_read_once_the_gpu_has_done_its_work(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    assert clock(torch.device("cpu")) <= clock(torch.device("cuda"))
+    assert waited == [torch.device("cuda")]
+
+
+@pytest.mark.parametrize(("device", "told"), [("cuda", [False]), ("cuda:1", [False]), ("cpu", [])])
+def test_attention_by_cudnn_is_switched_off_before_a_model_goes_to_a_gpu(monkeypatch, device, told):
+    heard = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", heard.append)
+    prepare(torch.device(device))
+    assert heard == told
