@@ -5,9 +5,9 @@
     python benchmarks/borrowed/capitals.py ppo    --model DIR --out DIR --beta 0.05 --seed 0
     ... --tiny                                                                         # few and short: proves it runs
 
-The model answers the atlas's questions about capitals several times each; the atlas's labelers, whose utility is written
-down (with the language measured as in english.py), rank the answers; a reward model learns from the rankings alone;
-PPO climbs it. The gold score watches and is never trained on. Countries that are held out are never asked before the end.
+The model answers the atlas's questions about capitals several times each; the atlas's labelers, whose utility is
+written down (with the language measured as in english.py), rank the answers; a reward model learns from the rankings
+alone; PPO climbs it. The gold score watches and is never trained on. Countries that are held out are asked at the end.
 Everything is written as it comes: metrics, every sampled answer, tables, seconds of each stage, a manifest.
 """
 
@@ -25,16 +25,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from english import explain, known_words
 
-from ppo_lib.backbone import Backbone
-from ppo_lib.intervals import share
-from ppo_lib.manifests import manifest
-from ppo_lib.models import ActorCritic, RewardModel
+from ppo_lib.book.intervals import share
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.pocket import labelers
 from ppo_lib.pocket.gold import verdict
 from ppo_lib.pocket.questions import find_question, questions
-from ppo_lib.ppo import PPOConfig, PPOTrainer
-from ppo_lib.reward_training import RewardConfig, RewardTrainer
-from ppo_lib.rollout import generate_text
+from ppo_lib.run.manifests import manifest
+from ppo_lib.sampling.rollout import generate_text
+from ppo_lib.trainers.configuration import PPOConfig, RewardConfig
+from ppo_lib.trainers.ppo import PPOTrainer
+from ppo_lib.trainers.reward import RewardTrainer
 
 ANSWERS, NEW_TOKENS, SHOWN = 4, 48, 6
 
@@ -82,7 +84,11 @@ def rank(options, backbone: Backbone) -> None:
                 piece = 1024 if options.device == "cuda" else 64
                 for start_of in range(0, len(many), piece):
                     drawn += generate_text(
-                        backbone, many[start_of : start_of + piece], options.new_tokens, 1.0, seed=1000 * number + start_of
+                        backbone,
+                        many[start_of : start_of + piece],
+                        options.new_tokens,
+                        1.0,
+                        seed=1000 * number + start_of,
                     )
                 for i, prompt in enumerate(prompts):
                     texts = drawn[i * tries : (i + 1) * tries]
@@ -99,7 +105,9 @@ def rank(options, backbone: Backbone) -> None:
 
 
 def read_pairs(out: Path, split: str) -> list[tuple[str, str, str]]:
-    rows = [json.loads(line) for line in (out / f"rankings-{split}.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    rows = [
+        json.loads(line) for line in (out / f"rankings-{split}.jsonl").read_text(encoding="utf-8").split("\n") if line
+    ]
     return [pair for row in rows for pair in labelers.Ranking(row["prompt"], tuple(row["responses"])).pairs()]
 
 
@@ -114,7 +122,9 @@ def reward(options, backbone: Backbone) -> None:
         append(options.out / "reward-metrics.jsonl", [trainer.step()])
     with torch.no_grad():
         chosen, rejected = zip(*(
-            (a.cpu(), b.cpu()) for i in range(0, len(heldout), 48) for a, b in [trainer.score_pairs(heldout[i : i + 48])]
+            (a.cpu(), b.cpu())
+            for i in range(0, len(heldout), 48)
+            for a, b in [trainer.score_pairs(heldout[i : i + 48])]
         ), strict=True)  # fmt: skip
     gaps = (torch.cat(chosen) - torch.cat(rejected)).tolist()
     append(options.out / "reward-heldout.jsonl", [
@@ -162,7 +172,8 @@ def ppo(options, backbone: Backbone) -> None:
     config = PPOConfig(iterations=options.iterations, rollout_batch=rows, minibatch=rows // 2, microbatch=rows // 2,
                        epochs=2, max_new_tokens=options.new_tokens, beta=options.beta, missing_eos_penalty=0.5,
                        learning_rate=options.rate, lora_rank=8, seed=options.seed, device=options.device,
-                       dtype=options.dtype, chat_template=True, model="SmolLM2-135M-Instruct", prompts="capitals")  # fmt: skip
+                       dtype=options.dtype, chat_template=True, model="SmolLM2-135M-Instruct",
+                       prompts="capitals")  # fmt: skip
     judge = RewardModel.from_pretrained(options.out / "reward", backbone)
     policy = ActorCritic(backbone, config.lora_rank, config.seed)
     trainer = PPOTrainer(config, policy, asked(False), judge, gold=gold)
