@@ -7,6 +7,7 @@ Whichever adapter is switched on decides the role that the one set of weights pl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,9 @@ class Backbone(nn.Module):
     def adapters(self) -> list[str]:
         return adapters.adapter_names(self.causal_lm)
 
-    def add_adapter(self, name: str, rank: int = 8, alpha: int | None = None, seed: int = 0) -> None:
+    def add_adapter(
+        self, name: str, rank: int = 8, alpha: int | None = None, seed: int = 0, reuse: bool = False
+    ) -> None:
         """Add a LoRA adapter on every linear layer but the output head; at first it changes nothing.
 
         Args:
@@ -162,10 +165,19 @@ class Backbone(nn.Module):
             rank: LoRA rank.
             alpha: LoRA scale times rank; ``2 * rank`` by default.
             seed: of the adapter's random half.
+            reuse: keep an adapter of that name as it is, if there is one, whatever its rank.
 
         Raises:
             ValueError: the name is taken, or rank is below 1.
         """
+        if name in self.adapters:
+            if reuse:
+                return
+            there: Any = self.causal_lm.peft_config[name]
+            raise ValueError(
+                f"adapter {name!r} of rank {there.r} is already there; load the backbone anew for another one, or go "
+                "on with this one by reuse=True"
+            )
         alpha = 2 * rank if alpha is None else alpha
         adapters.add_adapter(self.causal_lm, name, self.name, rank, alpha, seed)
         self._use(None)
