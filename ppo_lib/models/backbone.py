@@ -274,7 +274,8 @@ class Backbone(nn.Module):
             log-probs and entropies, ``(B, T)`` each, zero in the padding.
         """
         keep = mask.bool()
-        slices = hidden[keep].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))
+        counted = keep.nonzero(as_tuple=True)  # rows and columns of the counted tokens: one wait for the device
+        slices = hidden[counted].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))
 
         def score(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
             logp = torch.log_softmax(self.logits(states) / temperature, dim=-1)
@@ -283,10 +284,10 @@ class Backbone(nn.Module):
 
         recompute = torch.is_grad_enabled() and len(slices) > 1
         parts = []
-        for states, ids in zip(slices, tokens[keep].split(len(slices[0])), strict=True):
+        for states, ids in zip(slices, tokens[counted].split(len(slices[0])), strict=True):
             parts.append(checkpoint(score, states, ids, use_reentrant=False) if recompute else score(states, ids))
         flat = [torch.cat(column) for column in zip(*parts, strict=True)]
-        logprobs, entropy = (x.new_zeros(keep.shape).masked_scatter(keep, x) for x in flat)
+        logprobs, entropy = (x.new_zeros(keep.shape).index_put(counted, x) for x in flat)
         return logprobs, entropy
 
 
