@@ -24,11 +24,8 @@ class _Operators(TorchDispatchMode):
         self.found = found
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__str__()
-        masks = (
-            [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)] if name in INDEXING else []
-        )
-        if masks:
+        name = str(func.overloadpacket)
+        if name in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]):
             self.found[f"{name} by a mask"] += 1
         elif name in ASKING or str(func) in ASKING:
             self.found[name] += 1
