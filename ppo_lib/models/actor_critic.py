@@ -34,6 +34,7 @@ from ppo_lib.models.loading import base_name, load_tensors, read_json
 from ppo_lib.models.tokens import TokenBatch
 
 FINETUNE, CRITIC = ("lora", "full"), ("shared", "separate")
+CRITIC_SEED = 1_000_003  # added to the seed, so that actor and critic do not begin with the same random half
 
 
 class ActorCriticOutput(NamedTuple):
@@ -85,12 +86,16 @@ class ActorCritic(nn.Module):
     Args:
         backbone: the SFT model; its plain weights are the reference, and never move.
         lora_rank: of the adapters; without meaning for ``full``.
-        seed: of the adapters' random halves.
+        seed: of the policy adapter's random half; a separate critic's is drawn from another seed, made of this one. The
+            reward model's, where it stands on the same backbone and was given the same seed and rank, begins as the
+            policy's does: the stored weights were made so. Neither changes anything until it is trained.
         finetune: ``"lora"`` trains adapters on the backbone, ``"full"`` all weights of a copy.
         critic: ``"shared"`` is a head on the actor's states; ``"separate"`` has an adapter or a copy of its own.
+        reuse: go on with adapters that the backbone has already, whatever their rank; :meth:`from_pretrained` does so
+            with those that it has loaded.
 
     Raises:
-        ValueError: another ``finetune`` or ``critic``.
+        ValueError: another ``finetune`` or ``critic``, or an adapter that is there already, without ``reuse``.
     """
 
     def __init__(
@@ -100,22 +105,22 @@ class ActorCritic(nn.Module):
         seed: int = 0,
         finetune: str = "lora",
         critic: str = "shared",
+        reuse: bool = False,
     ) -> None:
         super().__init__()
         if finetune not in FINETUNE or critic not in CRITIC:
             raise ValueError(f"finetune is {finetune!r} and critic {critic!r}; choose from {FINETUNE} and {CRITIC}")
 
-        def trained(name: str) -> Role:
+        def trained(name: str, seed: int) -> Role:
             if finetune == "full":
                 return Role(backbone.copy(), None)
-            if name not in backbone.adapters:
-                backbone.add_adapter(name, rank=lora_rank, seed=seed)
+            backbone.add_adapter(name, rank=lora_rank, seed=seed, reuse=reuse)
             return Role(backbone, name)
 
         self.backbone = backbone
         self.reference = Role(backbone, None)
-        self.actor = trained("policy")
-        self.critic = trained("critic") if critic == "separate" else self.actor
+        self.actor = trained("policy", seed)
+        self.critic = trained("critic", seed + CRITIC_SEED) if critic == "separate" else self.actor
         self.value_head = backbone.scalar_head()
         for parameter in self.parameters_to_train():
             parameter.requires_grad_(True)
@@ -193,7 +198,7 @@ class ActorCritic(nn.Module):
         if not full:
             for name, part in parts.items():
                 backbone.load_adapter(name, part)
-        model = cls(backbone, finetune="full" if full else "lora", critic=critic)
+        model = cls(backbone, finetune="full" if full else "lora", critic=critic, reuse=True)
         if full:
             for role, part in zip((model.actor, model.critic), parts.values(), strict=False):
                 role.backbone.load_weights(part)

@@ -8,6 +8,7 @@ import json
 import warnings
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -20,6 +21,9 @@ from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import load_tensors, read_json
 from ppo_lib.models.world import ALONE, World
+
+# The layers with adapters of each model and of each block that was asked for; emptied where adapters come or go.
+_layers: WeakKeyDictionary[nn.Module, list[BaseTunerLayer]] = WeakKeyDictionary()
 
 
 def adapter_names(causal_lm: PreTrainedModel) -> list[str]:
@@ -72,21 +76,33 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it for GPT-2
         torch.manual_seed(seed)
         causal_lm.add_adapter(config, adapter_name=name)
+    _layers.clear()
     quicken(causal_lm)
     for parameter in adapter_parameters(causal_lm, name):
         parameter.data = parameter.data.to(adapter_dtype(causal_lm.dtype))
+    for key, parameter in causal_lm.named_parameters():
+        if "lora_" in key:  # PEFT froze those of the other adapters
+            parameter.requires_grad_(True)
+
+
+def lora_layers(module: nn.Module) -> list[BaseTunerLayer]:
+    """The layers of a model, or of a part of one, that have adapters; looked for once."""
+    if module not in _layers:
+        _layers[module] = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    return _layers[module]
 
 
 def switch_adapter(module: nn.Module, name: str | None) -> None:
-    """Let one adapter act, or none, in a model or in a part of one."""
-    for layer in module.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer.enable_adapters(name is not None)
-            if name is not None:
-                layer.set_adapter(name)
-    for key, parameter in module.named_parameters():
-        if "lora_" in key:  # PEFT freezes what it switches off; a graph built before would lose its gradient
-            parameter.requires_grad_(True)
+    """Let one adapter act, or none, in a model or in a part of one.
+
+    It happens several times per microbatch, so it sets the two marks that PEFT's layers read in their forward pass and
+    nothing else. PEFT's own ``enable_adapters`` and ``set_adapter`` take milliseconds for all layers of a model, and
+    freeze what they switch off: a graph that was built before would lose its gradient.
+    """
+    for layer in lora_layers(module):
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
 
 
 def adapter_state(causal_lm: PreTrainedModel, name: str) -> dict[str, Any]:
@@ -127,6 +143,7 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str |
     wanted = {k: v.shape for k, v in adapter_state(causal_lm, name).items()}
     if wanted != {k: v.shape for k, v in tensors.items()}:
         causal_lm.delete_adapter(name)
+        _layers.clear()
         raise ValueError(f"the adapter in {str(folder)!r} was made for another model than {base!r}")
     set_peft_model_state_dict(causal_lm, tensors, adapter_name=name)
 

@@ -7,6 +7,7 @@ Whichever adapter is switched on decides the role that the one set of weights pl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,9 @@ class Backbone(nn.Module):
     def adapters(self) -> list[str]:
         return adapters.adapter_names(self.causal_lm)
 
-    def add_adapter(self, name: str, rank: int = 8, alpha: int | None = None, seed: int = 0) -> None:
+    def add_adapter(
+        self, name: str, rank: int = 8, alpha: int | None = None, seed: int = 0, reuse: bool = False
+    ) -> None:
         """Add a LoRA adapter on every linear layer but the output head; at first it changes nothing.
 
         Args:
@@ -162,10 +165,19 @@ class Backbone(nn.Module):
             rank: LoRA rank.
             alpha: LoRA scale times rank; ``2 * rank`` by default.
             seed: of the adapter's random half.
+            reuse: keep an adapter of that name as it is, if there is one, whatever its rank.
 
         Raises:
             ValueError: the name is taken, or rank is below 1.
         """
+        if name in self.adapters:
+            if reuse:
+                return
+            there: Any = self.causal_lm.peft_config[name]
+            raise ValueError(
+                f"adapter {name!r} of rank {there.r} is already there; load the backbone anew for another one, or go "
+                "on with this one by reuse=True"
+            )
         alpha = 2 * rank if alpha is None else alpha
         adapters.add_adapter(self.causal_lm, name, self.name, rank, alpha, seed)
         self._use(None)
@@ -262,7 +274,8 @@ class Backbone(nn.Module):
             log-probs and entropies, ``(B, T)`` each, zero in the padding.
         """
         keep = mask.bool()
-        slices = hidden[keep].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))
+        counted = keep.nonzero(as_tuple=True)  # rows and columns of the counted tokens: one wait for the device
+        slices = hidden[counted].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))
 
         def score(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
             logp = torch.log_softmax(self.logits(states) / temperature, dim=-1)
@@ -271,10 +284,10 @@ class Backbone(nn.Module):
 
         recompute = torch.is_grad_enabled() and len(slices) > 1
         parts = []
-        for states, ids in zip(slices, tokens[keep].split(len(slices[0])), strict=True):
+        for states, ids in zip(slices, tokens[counted].split(len(slices[0])), strict=True):
             parts.append(checkpoint(score, states, ids, use_reentrant=False) if recompute else score(states, ids))
         flat = [torch.cat(column) for column in zip(*parts, strict=True)]
-        logprobs, entropy = (x.new_zeros(keep.shape).masked_scatter(keep, x) for x in flat)
+        logprobs, entropy = (x.new_zeros(keep.shape).index_put(counted, x) for x in flat)
         return logprobs, entropy
 
 

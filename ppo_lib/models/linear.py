@@ -1,9 +1,13 @@
-"""Linear layers in float32 on a CPU: the same products by oneDNN, which on an AMD processor is twice as fast.
+"""Linear layers in float32 on a CPU: the same products by oneDNN, which on some AMD processors is twice as fast.
 
-PyTorch hands float32 products to MKL, and MKL takes its slower path on any processor that Intel did not make. PyTorch
-also holds oneDNN, which chooses by instruction set alone, and asks it for everything but these products. The
-operator used here is the one that ``torch.compile`` puts into its own programs for inference; the two products of the
-backward pass are the same operator with other arguments. ``torch.backends.mkldnn.set_flags(False)`` turns it off.
+PyTorch hands float32 products to MKL, and MKL takes its path for AVX2 on any processor that Intel did not make. PyTorch
+also holds oneDNN, which chooses by instruction set alone, and asks it for everything but these products. On one AMD
+machine with AVX-512 it needed half of MKL's time, on another the same; what decides is likely the width of the units
+that execute AVX-512 (``benchmarks/results/linear.txt``).
+
+By hand, since PyTorch has no public way to it: the operator is the one that ``torch.compile`` puts into its own
+programs for inference; the two products of the backward pass are the same operator with other arguments.
+``torch.backends.mkldnn.set_flags(False)`` turns it off.
 """
 
 from typing import Any
@@ -65,7 +69,10 @@ def by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def quicken(model: nn.Module) -> None:
-    """Let every plain linear layer of a model be a :class:`Linear`; its weights and its name stay as they are."""
+    """Let every plain linear layer of a model be a :class:`Linear`; its weights and its name stay as they are.
+
+    The class of the layer is changed and no layer replaced, so that names, tied weights and all who hold it stay right.
+    """
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear

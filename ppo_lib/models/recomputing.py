@@ -24,9 +24,16 @@ def blocks_of(causal_lm: PreTrainedModel) -> list[nn.Module]:
         ValueError: it has none.
     """
     names = set(causal_lm._no_split_modules or ())
-    # Once sharded, a block's class is a new one, derived from its own.
-    kinds = ((module, {kind.__name__ for kind in type(module).__mro__}) for module in causal_lm.base_model.modules())
-    blocks = [module for module, kind in kinds if kind & names]
+
+    def inside(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            # Once sharded, a block's class is a new one, derived from its own.
+            if names & {kind.__name__ for kind in type(child).__mro__}:
+                yield child  # and no look at its many parts
+            else:
+                yield from inside(child)
+
+    blocks = list(inside(causal_lm.base_model))
     if not blocks:
         kind = causal_lm.config.model_type
         raise ValueError(

@@ -22,14 +22,18 @@ class RewardModel(nn.Module):
     Args:
         backbone: may be shared with an :class:`ActorCritic`, or be one of its own.
         lora_rank: of the adapter.
-        seed: of the adapter's random half.
+        seed: of the adapter's random half; a policy of the same seed and rank begins with the same one (see there).
+        reuse: go on with an adapter ``reward`` that the backbone has already, whatever its rank;
+            :meth:`from_pretrained` does so with the one that it has loaded.
+
+    Raises:
+        ValueError: there is such an adapter already, without ``reuse``.
     """
 
-    def __init__(self, backbone: Backbone, lora_rank: int = 8, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, lora_rank: int = 8, seed: int = 0, reuse: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
-        if "reward" not in backbone.adapters:
-            backbone.add_adapter("reward", rank=lora_rank, seed=seed)
+        backbone.add_adapter("reward", rank=lora_rank, seed=seed, reuse=reuse)
         self.head = backbone.scalar_head()
         self.mean: Tensor
         self.std: Tensor
@@ -118,7 +122,7 @@ class RewardModel(nn.Module):
         if backbone is None:
             backbone = Backbone.from_pretrained(base_name(folder))
         backbone.load_adapter("reward", folder)
-        model = cls(backbone)
+        model = cls(backbone, reuse=True)
         tensors = load_tensors(Path(folder) / "reward_head.safetensors")
         model.head.load_state_dict({"weight": tensors["head.weight"], "bias": tensors["head.bias"]})
         model.mean.copy_(tensors["mean"])

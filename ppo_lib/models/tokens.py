@@ -9,6 +9,7 @@ Lengths are stored, never inferred from the pad id, so a tokenizer whose pad tok
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -39,9 +40,11 @@ class TokenBatch:
                 f"prompt_lengths has shape {tuple(self.prompt_lengths.shape)} and response_lengths "
                 f"{tuple(self.response_lengths.shape)}, but both must be ({rows},) like the rows of sequences"
             )
-        if bool((self.prompt_lengths < 1).any()) or int(self.prompt_lengths.max()) > self.prompt_width:
+        extremes = [end for lengths in (self.prompt_lengths, self.response_lengths) for end in lengths.aminmax()]
+        shortest_prompt, longest_prompt, shortest, longest = torch.stack(extremes).tolist()  # one wait for the device
+        if shortest_prompt < 1 or longest_prompt > self.prompt_width:
             raise ValueError("prompt_lengths must lie in [1, prompt_width]: a first token needs a state before it")
-        if int(self.response_lengths.min()) < 0 or int(self.response_lengths.max()) > width - self.prompt_width:
+        if shortest < 0 or longest > width - self.prompt_width:
             raise ValueError(f"response_lengths must lie between 0 and T = {width - self.prompt_width}")
 
     def __len__(self) -> int:
@@ -80,19 +83,19 @@ class TokenBatch:
 
     def select(self, rows: Tensor) -> "TokenBatch":
         """The given rows, with the columns that are padding in all of them cut off."""
-        prompt_lengths, response_lengths = self.prompt_lengths[rows], self.response_lengths[rows]
-        width = int(prompt_lengths.max())
-        first, last = self.prompt_width - width, self.prompt_width + int(response_lengths.max())
-        return TokenBatch(self.sequences[rows, first:last], prompt_lengths, response_lengths, width)
+        part = copy(self)  # without a check: these lengths have been checked
+        part.prompt_lengths, part.response_lengths = self.prompt_lengths[rows], self.response_lengths[rows]
+        widths = torch.stack([part.prompt_lengths.max(), part.response_lengths.max()])
+        part.prompt_width, longest = widths.tolist()  # one wait for the device
+        part.sequences = self.sequences[rows, self.prompt_width - part.prompt_width : self.prompt_width + longest]
+        return part
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch on another device."""
-        return TokenBatch(
-            self.sequences.to(device),
-            self.prompt_lengths.to(device),
-            self.response_lengths.to(device),
-            self.prompt_width,
-        )
+        there = copy(self)
+        for name in ("sequences", "prompt_lengths", "response_lengths"):
+            setattr(there, name, getattr(self, name).to(device))
+        return there
 
 
 def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
 from ppo_lib.models.tokens import TokenBatch, decode_responses, pad_pairs
-from ppo_lib.models.world import World
+from ppo_lib.models.world import ALONE, World
 from ppo_lib.sampling.decoding import Decoder, by_graphs, supports_static_cache
 
 _OTHER_DISTRIBUTIONS = (
@@ -61,11 +61,13 @@ def sample(
         max_new_tokens: budget; a response that does not end within it is truncated.
         temperature: above 0 to sample; 0 takes the likeliest token.
         adapter: the role that speaks: ``"policy"``, or ``None`` for the reference.
-        generator: source of randomness, on the backbone's device.
+        generator: source of randomness, on the backbone's device; torch's own for that device if not given. It gives
+            one number per row and step until the last response has ended, so the state that it is left in depends
+            neither on the budget nor on the cache.
         noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
-        static_cache: decode with a cache of fixed size, as CUDA graphs on a GPU (:mod:`ppo_lib.sampling.decoding`): the
-            same tokens, sooner. ``None`` does so on a GPU, for models whose layers all see everything, unless
-            ``PPO_LIB_CUDA_GRAPHS`` is 0 in the environment.
+        static_cache: decode with a cache of fixed size, as CUDA graphs on a GPU (:mod:`ppo_lib.sampling.decoding`):
+            from one seed the same tokens, sooner. ``None`` does so on a GPU, for models whose layers all see
+            everything, unless ``PPO_LIB_CUDA_GRAPHS`` is 0 in the environment.
 
     Returns:
         :class:`Sampled`, whose response width is the longest response's length.
@@ -88,6 +90,13 @@ def sample(
             f"the longest prompt has {width} tokens and max_new_tokens is {max_new_tokens}, but the model's context is "
             f"{backbone.context_length}; shorten one of them"
         )
+    if static_cache and not supports_static_cache(backbone):
+        raise ValueError(
+            f"static_cache is set, but {backbone.name!r} is sharded or has layers that do not see all; leave it out"
+        )
+    if noise is None and temperature > 0:  # it draws the numbers, and comes back here with them
+        how = max_new_tokens, temperature, adapter, generator, static_cache
+        return sample_together(ALONE, backbone, prompts, *how)
     device = backbone.device
     eos = torch.tensor(backbone.eos_token_ids, device=device)
     sequences = torch.full((rows, width + max_new_tokens), backbone.pad_token_id, device=device)
@@ -97,14 +106,8 @@ def sample(
     attention = torch.arange(width + max_new_tokens, device=device) >= (width - prompt_lengths).unsqueeze(1)
     positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
 
-    if static_cache and not supports_static_cache(backbone):
-        raise ValueError(
-            f"static_cache is set, but {backbone.name!r} is sharded or has layers that do not see all; leave it out"
-        )
     if static_cache is None:
         static_cache = by_graphs(backbone, device)
-    if static_cache and noise is None and temperature > 0:
-        noise = torch.rand((rows, max_new_tokens), dtype=torch.float64, device=device, generator=generator)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
     cache, start, end = None, 0, width
@@ -119,7 +122,7 @@ def sample(
             )
             cache = output.past_key_values
             point = None if noise is None else noise[:, step]
-            tokens = pick(backbone, output.last_hidden_state[:, -1], temperature, generator, point)
+            tokens = pick(backbone, output.last_hidden_state[:, -1], temperature, point)
             if static_cache:
                 prefilled = [(layer.keys, layer.values) for layer in cache.layers]
                 next_tokens = partial(pick_at, backbone, temperature, noise)
@@ -137,24 +140,16 @@ def sample(
     return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
 
 
-def pick(
-    backbone: Backbone,
-    hidden: Tensor,
-    temperature: float,
-    generator: torch.Generator | None = None,
-    point: Tensor | None = None,
-) -> Tensor:
+def pick(backbone: Backbone, hidden: Tensor, temperature: float, point: Tensor | None) -> Tensor:
     """The next token of each row, ``(B,)``, from its last hidden state, ``(B, H)``.
 
     Args:
-        backbone, temperature, generator: as :func:`sample` takes them.
+        backbone, temperature: as :func:`sample` takes them.
         hidden: in the role that speaks.
-        point: ``(B,)`` float64 in [0, 1), the random numbers; drawn if not given.
+        point: ``(B,)`` float64 in [0, 1), the random numbers; None takes the likeliest token, as temperature 0 does.
     """
-    if temperature == 0:
+    if temperature == 0 or point is None:
         return backbone.logits(hidden).argmax(dim=-1)
-    if point is None:
-        point = torch.rand(len(hidden), 1, dtype=torch.float64, device=hidden.device, generator=generator).squeeze(1)
     size = max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)  # rows at once
     parts = zip(hidden.split(size), point.split(size), strict=True)
     return torch.cat([draw(torch.softmax(backbone.logits(h) / temperature, dim=-1), point=p) for h, p in parts])
@@ -163,7 +158,7 @@ def pick(
 def pick_at(backbone: Backbone, temperature: float, noise: Tensor | None, hidden: Tensor, number: Tensor) -> Tensor:
     """The token of that number, a tensor ``(1,)``, in each row: :func:`pick` with a column of the noise ``(B, T)``."""
     point = None if noise is None else noise.index_select(1, number).squeeze(1)
-    return pick(backbone, hidden, temperature, point=point)
+    return pick(backbone, hidden, temperature, point)
 
 
 def draw(probabilities: Tensor, generator: torch.Generator | None = None, point: Tensor | None = None) -> Tensor:
@@ -213,6 +208,7 @@ def generate_text(
     return decode_responses(backbone.tokenizer, sampled.batch)
 
 
+@torch.no_grad()
 def sample_together(
     world: World,
     backbone: Backbone,
@@ -220,7 +216,8 @@ def sample_together(
     max_new_tokens: int,
     temperature: float,
     adapter: str | None,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
+    static_cache: bool | None = None,
 ) -> Sampled:
     """Sample one response for each prompt, each process its share, and give every process all of them.
 
@@ -230,22 +227,45 @@ def sample_together(
     Args:
         world: who shares the work.
         generator: source of randomness, in the same state on every process; it is left in the same state.
-        backbone, prompts, max_new_tokens, temperature, adapter: as :func:`ppo_lib.sampling.rollout.sample` takes them.
+        backbone, prompts, max_new_tokens, temperature, adapter, static_cache: as :func:`sample` takes them.
+
+    Raises:
+        ValueError: as :func:`sample`.
     """
-    before = generator.get_state()
-    shape = (max_new_tokens, len(prompts))
-    noise = torch.rand(shape, dtype=torch.float64, device=backbone.device, generator=generator).T
-    mine = world.share(range(len(prompts)))
+    if generator is None:
+        generator = default_generator(backbone.device)
+    before, rows, noise = generator.get_state(), len(prompts), None
+    if temperature > 0:
+        noise = random_numbers(max_new_tokens, rows, generator).T
+    mine = world.share(range(rows))
+    part = None if noise is None else noise[mine.start : mine.stop]
     own = [prompts[i] for i in mine]
-    sampled = sample(backbone, own, max_new_tokens, temperature, adapter, noise=noise[mine.start : mine.stop])
+    sampled = sample(backbone, own, max_new_tokens, temperature, adapter, noise=part, static_cache=static_cache)
     if world.size > 1:
-        rows = zip(sampled.batch.responses, sampled.batch.response_lengths.tolist(), strict=True)
-        responses = world.gather([row[:n].tolist() for row, n in rows])
+        pairs = zip(sampled.batch.responses, sampled.batch.response_lengths.tolist(), strict=True)
+        responses = world.gather([row[:n].tolist() for row, n in pairs])
         finished = world.gather(sampled.finished.tolist())
         batch = pad_pairs(prompts, responses, backbone.pad_token_id).to(backbone.device)
         sampled = Sampled(batch, torch.tensor(finished, device=backbone.device))
-    # Numbers for steps that no response needed go back: a larger budget must not change what follows.
-    generator.set_state(before)
-    steps = sampled.batch.responses.shape[1]
-    torch.rand((steps, len(prompts)), dtype=torch.float64, device=backbone.device, generator=generator)
+    if noise is not None:  # numbers for steps that no response needed go back: a budget must not change what follows
+        generator.set_state(before)
+        random_numbers(sampled.batch.responses.shape[1], rows, generator)
     return sampled
+
+
+def random_numbers(steps: int, rows: int, generator: torch.Generator) -> Tensor:
+    """Numbers in [0, 1) for so many steps and rows, ``(steps, rows)`` float64, on the generator's device.
+
+    Drawn step by step: drawn at once, on a GPU the numbers of a step would depend on how many steps there are.
+    """
+    numbers = torch.empty((steps, rows), dtype=torch.float64, device=generator.device)
+    for step in numbers:
+        step.uniform_(generator=generator)
+    return numbers
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that torch draws from on a device when it is given none."""
+    if device.type == "cpu":
+        return torch.default_generator
+    return torch.get_device_module(device).default_generators[device.index or 0]

@@ -306,3 +306,40 @@ def test_a_trained_actor_speaks_as_its_merged_model(build_policy, tmp_path, arch
     out = model.generate(ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]
     expected = tokenizer.decode(out, skip_special_tokens=True)
     assert generate_text(policy.backbone, ["Hello", "other company"], 8, adapter="policy")[0] == expected
+
+
+# ------------------------------------------------------------------------------------------------ which adapter it is
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_an_adapter_that_is_there_already_is_taken_only_when_asked_for(build_tiny, critic):
+    """A trained adapter of rank 8 must not pass for a fresh one of rank 2, and is left as it was by the refusal."""
+    backbone = build_tiny()
+    policy, reward_model = ActorCritic(backbone, critic=critic), RewardModel(backbone)
+    randomise([*policy.parameters_to_train(), *reward_model.parameters_to_train()])
+    before = [x.clone() for x in backbone.state_dict().values()]
+    for kind, name in ((ActorCritic, "policy"), (RewardModel, "reward")):
+        for rank in (2, 8):
+            with pytest.raises(ValueError, match=rf"^adapter '{name}' of rank 8 is already there; .* by reuse=True$"):
+                kind(backbone, lora_rank=rank)
+    again, judge = ActorCritic(backbone, lora_rank=2, critic=critic, reuse=True), RewardModel(backbone, 2, reuse=True)
+    assert all(torch.equal(a, b) for a, b in zip(backbone.state_dict().values(), before, strict=True))
+    heads = len([*again.value_head.parameters()])
+    for mine, other in ((again, policy), (judge, reward_model)):
+        adapters = zip(mine.parameters_to_train()[:-heads], other.parameters_to_train()[:-heads], strict=True)
+        assert all(a is b for a, b in adapters)
+    ActorCritic(backbone, lora_rank=2, finetune="full", critic=critic)  # has copies of its own
+
+
+def test_a_critic_of_its_own_does_not_begin_with_the_actors_random_half(build_tiny):
+    a, b = (build_tiny() for _ in range(2))
+    ActorCritic(a, seed=3, critic="separate")
+    ActorCritic(b, seed=3)
+
+    def halves(backbone, name):
+        return [p for key, p in backbone.named_parameters() if f"lora_A.{name}." in key]
+
+    pairs = list(zip(halves(a, "policy"), halves(a, "critic"), halves(b, "policy"), strict=True))
+    assert len(pairs) == 14
+    assert not any(torch.equal(policy, critic) for policy, critic, _ in pairs)
+    assert all(torch.equal(policy, alone) for policy, _, alone in pairs)  # as it always began

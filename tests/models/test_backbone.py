@@ -239,7 +239,7 @@ def test_adapters_that_do_not_fit_are_refused_and_leave_nothing_behind(build_tin
     with pytest.raises(ValueError, match="made for another model"):
         backbone.load_adapter("policy", tmp_path)
     backbone.add_adapter("policy")
-    with pytest.raises(ValueError, match="'policy' is already there"):
+    with pytest.raises(ValueError, match="'policy' of rank 8 is already there"):
         backbone.add_adapter("policy")
     with pytest.raises(ValueError, match="no adapter 'reward'"):
         backbone.hidden_states(small_batch(), "reward")

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny import ARCHITECTURES, randomise
 
 from ppo_lib.models.actor_critic import ActorCritic
-from ppo_lib.models.adapters import switch_adapter
+from ppo_lib.models.adapters import lora_layers, switch_adapter
 from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.run.stages import CONFIGS, build
 from ppo_lib.trainers.configuration import PPOConfig
@@ -83,6 +84,32 @@ def test_switching_a_part_leaves_the_rest(build_tiny):
         assert first.self_attn.q_proj.disable_adapters
         assert not second.self_attn.q_proj.disable_adapters
         switch_adapter(first, "policy")
+
+
+def test_a_switch_visits_the_layers_with_adapters_and_nothing_else(build_tiny, monkeypatch):
+    """It happens several times per microbatch; a walk through a model's thousands of modules takes milliseconds."""
+    backbone = build_tiny("llama")
+    batch = backbone.encode_pairs(PROMPTS, RESPONSES)
+    switch_adapter(backbone.causal_lm, None)  # there is nothing to switch yet, and that must not be remembered
+    plain = backbone.hidden_states(batch)
+    backbone.add_adapter("policy")
+    randomise(backbone.adapter_parameters("policy"))
+    adapted = backbone.hidden_states(batch, "policy")
+    backbone.add_adapter("reward")
+    layers = [layer for layer in backbone.causal_lm.modules() if isinstance(layer, BaseTunerLayer)]
+    assert lora_layers(backbone.causal_lm) == layers
+    assert len(layers) == 14
+    with monkeypatch.context() as patch:
+        for walk in ("modules", "named_modules", "named_parameters", "requires_grad_"):
+            patch.setattr(torch.nn.Module, walk, lambda *_, **__: pytest.fail("all modules are visited"))
+        with backbone.adapter("policy"):
+            assert [layer.active_adapters for layer in layers] == [["policy"]] * 14
+            assert not any(layer.disable_adapters for layer in layers)
+        assert all(layer.disable_adapters for layer in layers)
+    assert not torch.allclose(adapted, plain, atol=1e-3)
+    for name, expected in ((None, plain), ("policy", adapted), ("reward", plain)):
+        assert torch.equal(backbone.hidden_states(batch, name), expected)
+    assert all(p.requires_grad for name in ("policy", "reward") for p in backbone.adapter_parameters(name))
 
 
 def test_less_is_kept(build_tiny):

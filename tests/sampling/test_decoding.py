@@ -1,5 +1,7 @@
 """Decoding with a cache of fixed size gives the tokens of a growing one: padding, ends and retired rows included."""
 
+from itertools import product
+
 import pytest
 import torch
 from tiny import ARCHITECTURES, EOS, randomise
@@ -64,6 +66,48 @@ def test_no_step_is_taken_after_the_look_that_finds_all_rows_ended(build_tiny, m
     assert fixed.finished.all()
     assert longest - 1 <= len(steps) <= longest - 1 + decoding.LOOK
     assert len(steps) < 79
+
+
+@pytest.mark.parametrize("eos", [EOS, MANY_EOS], ids=["nothing ends", "all rows end early"])
+@pytest.mark.parametrize("rows", [1, 2, 6, 15, 16, 20])  # torch draws 16 normal numbers otherwise than 15
+def test_a_seed_gives_the_same_tokens_and_leaves_the_same_state_with_both_caches(build_tiny, monkeypatch, eos, rows):
+    """The growing cache as it always drew: one number per row and step; and torch's own generator likewise."""
+    monkeypatch.setattr(decoding, "BLOCK", 8)
+    backbone, prompts = build_tiny(eos=eos), [PROMPTS[i % len(PROMPTS)] for i in range(rows)]
+    for budget, temperature in product((1, 2, 17), (0.0, 0.7, 2.0)):
+        by_hand, growing, fixed = (torch.Generator().manual_seed(7) for _ in range(3))
+        states = []
+        for _ in range(2):  # two draws in a row
+            one, other = (
+                sample(backbone, prompts, budget, temperature, None, generator, static_cache=static)
+                for generator, static in ((growing, False), (fixed, True))
+            )
+            same(one, other)
+            steps = one.batch.responses.shape[1] if temperature else 0
+            numbers = [torch.rand(rows, 1, dtype=torch.float64, generator=by_hand) for _ in range(steps)]
+            if numbers:
+                point = torch.cat([*numbers, torch.zeros(rows, budget - steps)], dim=1)
+                same(one, sample(backbone, prompts, budget, temperature, None, noise=point))
+            states.append([generator.get_state() for generator in (by_hand, growing, fixed)])
+        assert all(torch.equal(x, state[0]) for state in states for x in state)
+        for static in (False, True):
+            torch.manual_seed(7)
+            for state in states:
+                one = sample(backbone, prompts, budget, temperature, None, static_cache=static)
+                assert torch.equal(torch.get_rng_state(), state[0])
+            same(one, other)
+
+
+def test_the_budget_changes_neither_tokens_nor_state_where_no_response_needs_it(build_tiny):
+    backbone, seen = build_tiny(eos=MANY_EOS), []
+    for budget, static in product((60, 80), (False, True)):
+        generator = torch.Generator().manual_seed(0)
+        sampled = sample(backbone, PROMPTS, budget, 1.0, None, generator, static_cache=static)
+        assert sampled.finished.all()
+        seen.append((sampled, generator.get_state()))
+    for sampled, state in seen[1:]:
+        same(sampled, seen[0][0])
+        assert torch.equal(state, seen[0][1])
 
 
 def test_a_generator_decides_the_sample_too(build_tiny):
