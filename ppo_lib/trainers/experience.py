@@ -48,11 +48,11 @@ class Experience:
     def select(self, rows: Tensor) -> "Experience":
         """The responses ``rows``, with the columns that are padding in all of them cut off."""
         batch = self.batch.select(rows)
-        width = batch.responses.shape[1]
+        width, chosen = batch.responses.shape[1], rows.tolist()
 
         def cut(value: Any) -> Any:
             if isinstance(value, list):
-                return [value[row] for row in rows.tolist()]
+                return [value[row] for row in chosen]
             return value[rows] if value.dim() == 1 else value[rows, :width]
 
         return Experience(batch, **{name: cut(value) for name, value in vars(self).items() if name != "batch"})
