@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.adapters import switch_adapter
 
 
@@ -29,7 +30,7 @@ def blocks_of(causal_lm: PreTrainedModel) -> list[nn.Module]:
     blocks = [module for module, kind in kinds if kind & names]
     if not blocks:
         kind = causal_lm.config.model_type
-        raise ValueError(
+        raise BadInput(
             f"transformers does not say what the blocks of a {kind!r} model are; leave out FSDP and "
             "gradient_checkpointing"
         )
