@@ -331,7 +331,7 @@ def run_in_process(python: str, child: str, options: argparse.Namespace) -> dict
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    lines = [line for line in done.stdout.split("\n") if line.startswith("RESULT ")]
     if not lines:
         raise RuntimeError(f"{child} failed:\n{done.stderr[-3000:]}")
     return dict(json.loads(lines[-1].removeprefix("RESULT ")))

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# In the order of imports: a room imports from those before it and from itself. The package's own two files import all.
+# In the order of imports: a room imports from those before it and from itself. The package's own two files import all,
+# and what lies below all rooms is for all to import.
 ROOMS = ("formulas", "models", "sampling", "trainers", "parallel", "pocket", "book", "run")
+BELOW = ("errors",)
 OPEN, CLOSE = "<!-- scripts/draw_house.py --write -->", "<!-- end of the picture -->"
 
 
@@ -54,12 +56,14 @@ class House:
         return module.removeprefix(self.package).strip(".").partition(".")[0].removeprefix("__main__")
 
     def floor(self, module: str) -> int:
-        """How high a module's room lies; the package's own files stand above all.
+        """How high a module's room lies; -1 is below all rooms, and the package's own files stand above all.
 
         Raises:
             ValueError: it stands in no room.
         """
         room = self.room(module)
+        if module in {f"{self.package}.{name}" for name in BELOW}:
+            return -1
         if room and room not in ROOMS:
             raise ValueError(f"{module} stands in no room; there are {', '.join(ROOMS)}")
         return ROOMS.index(room) if room else len(ROOMS)
@@ -145,6 +149,9 @@ def picture(house: House) -> str:
         words = [word for word in words if f"{word}/" not in words]  # a folder has a file of its own name
         text = textwrap.fill(" ".join(words), 108, break_long_words=False, break_on_hyphens=False)
         shelves.append(f"{room:{wide}}{text}".replace("\n", "\n" + " " * wide))
+    low = [short(module) for module in house.lines if house.floor(module) < 0]
+    if low:
+        shelves += ["", f"Below all rooms: {', '.join(low)}"]
     named = [arrow for arrow in house.backward() if arrow.named]
     if named:
         pairs = ", ".join(f"{short(arrow.source)} -> {short(arrow.target)}" for arrow in named)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ppo_lib.models import registry
-from scripts.draw_house import CLOSE, ROOMS, ROOT, House, picture, read_house, replaced
+from scripts.draw_house import BELOW, CLOSE, ROOMS, ROOT, House, picture, read_house, replaced
 
 HOUSE = read_house(ROOT / "ppo_lib")
 # What is named in a text and imported when somebody asks for it by its own name: the registry's table, and no more.
@@ -30,7 +30,7 @@ def test_only_the_registry_names_what_it_does_not_import():
 
 
 def test_every_module_stands_in_a_room():
-    assert {HOUSE.room(module) for module in HOUSE.lines} == {"", *ROOMS}
+    assert {HOUSE.room(module) for module in HOUSE.lines} == {"", *ROOMS, *BELOW}
     assert {module for module in HOUSE.lines if not HOUSE.room(module)} == {"ppo_lib", "ppo_lib.__main__"}
 
 
@@ -43,12 +43,19 @@ def test_the_picture_in_contributing_is_the_house_as_it_stands():
         replaced(page + page, "")
 
 
+def test_what_lies_below_all_rooms_is_one_module_that_imports_none(tmp_path):
+    assert [module for module in HOUSE.lines if HOUSE.floor(module) < 0] == ["ppo_lib.errors"]
+    (arrow,) = planted(tmp_path, formulas_kl="", errors="from toy.formulas import kl").backward()
+    assert (arrow.source, arrow.target) == ("toy.errors", "toy.formulas.kl")
+    assert planted(tmp_path / "other", formulas_kl="from toy import errors", errors="").backward() == []
+
+
 def planted(folder: Path, **files: str) -> House:
     """A package of these files (``models_tokens="import torch"``), with an empty file in each room they stand in."""
     package = folder / "toy"
     for name, text in {"__init__": "", **files}.items():
-        room, _, module = name.partition("_") if name != "__init__" else ("", "", "")
-        place = package / room / f"{module or '__init__'}.py"
+        room, _, module = name.partition("_") if "_" in name.strip("_") else ("", "", name)
+        place = package / room / f"{module}.py"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
         place.with_name("__init__.py").touch()

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ppo_lib.errors import BadInput, reading
+
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows as JSON lines in one write, so that a reader never sees a half line."""
@@ -40,17 +42,22 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line that is not JSON, other than an unfinished last one.
     """
-    if not path.exists():
-        return []
-    return parse_lines(path.read_text(encoding="utf-8", errors="replace"), path.name)
+    with reading(path):
+        if not path.exists():
+            return []
+        text = path.read_text(encoding="utf-8", errors="replace")
+    return parse_lines(text, path.name)
 
 
 def parse_lines(text: str, name: str) -> list[dict[str, Any]]:
-    """The rows of JSON lines; errors as for :func:`read_jsonl`, naming ``name`` and the line."""
+    """The rows of JSON lines; errors as for :func:`read_jsonl`, naming ``name`` and the line.
+
+    ``str.splitlines`` would be wrong here: it cuts at U+2028, U+0085 and others too, which JSON leaves as they are.
+    """
     rows = []
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{name}: line {number} is not JSON: {line[:60]!r}") from error
+            raise BadInput(f"{name}: line {number} is not JSON: {line[:60]!r}") from error
     return rows

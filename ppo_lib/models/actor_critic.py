@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.loading import base_name, load_tensors, read_json
 from ppo_lib.models.tokens import TokenBatch
@@ -109,7 +110,7 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         if finetune not in FINETUNE or critic not in CRITIC:
-            raise ValueError(f"finetune is {finetune!r} and critic {critic!r}; choose from {FINETUNE} and {CRITIC}")
+            raise BadInput(f"finetune is {finetune!r} and critic {critic!r}; choose from {FINETUNE} and {CRITIC}")
 
         def trained(name: str, seed: int) -> Role:
             if finetune == "full":

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import load_tensors, read_json
@@ -60,9 +61,9 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         ValueError: the name is taken, or rank is below 1.
     """
     if rank < 1:
-        raise ValueError(f"lora_rank is {rank}, but must be 1 or more")
+        raise BadInput(f"lora_rank is {rank}, but must be 1 or more")
     if name in adapter_names(causal_lm):
-        raise ValueError(f"adapter {name!r} is already there; load the backbone anew for another one")
+        raise BadInput(f"adapter {name!r} is already there; load the backbone anew for another one")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -136,7 +137,7 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str |
     """
     config = read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")
     if config.get("use_rslora") or config.get("use_dora") or config.get("alpha_pattern"):
-        raise ValueError(f"the adapter in {str(folder)!r} scales in a way of its own; only plain LoRA is known here")
+        raise BadInput(f"the adapter in {str(folder)!r} scales in a way of its own; only plain LoRA is known here")
     saved = load_tensors(Path(folder) / "adapter_model.safetensors")
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
     add_adapter(causal_lm, name, base, config["r"], config["lora_alpha"], seed=0)
@@ -144,7 +145,7 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str |
     if wanted != {k: v.shape for k, v in tensors.items()}:
         causal_lm.delete_adapter(name)
         _layers.clear()
-        raise ValueError(f"the adapter in {str(folder)!r} was made for another model than {base!r}")
+        raise BadInput(f"the adapter in {str(folder)!r} was made for another model than {base!r}")
     set_peft_model_state_dict(causal_lm, tensors, adapter_name=name)
 
 

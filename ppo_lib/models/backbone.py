@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import eos_token_ids, load_causal_lm
@@ -100,7 +101,7 @@ class Backbone(nn.Module):
         causal_lm, _ = load_causal_lm(folder, dtype=str(self.causal_lm.dtype).removeprefix("torch."))
         old, new = self.causal_lm.state_dict(), causal_lm.state_dict()
         if {key: tensor.shape for key, tensor in old.items()} != {key: tensor.shape for key, tensor in new.items()}:
-            raise ValueError(f"the model in {str(folder)!r} was made for another model than {self.name!r}")
+            raise BadInput(f"the model in {str(folder)!r} was made for another model than {self.name!r}")
         self.causal_lm.load_state_dict(new)
 
     def scalar_head(self) -> nn.Linear:
@@ -307,7 +308,7 @@ def check_forward(backbone: "Backbone") -> None:
     scale = float(own.abs().max())
     head = backbone.logits(backbone.body(**inputs).last_hidden_state)
     if not float((head - own).abs().max()) <= 1e-2 * scale:  # the same numbers, in a precision of their own
-        raise ValueError(
+        raise BadInput(
             f"model {backbone.name!r} ({model.config.model_type}) changes its logits after the output head "
             "in a way that ppo_lib does not know; its log-probs would be wrong"
         )
@@ -315,7 +316,7 @@ def check_forward(backbone: "Backbone") -> None:
     padded = backbone.logits(backbone.hidden_states(batch))[:1, -ids.shape[1] :]
     exact = model.dtype in (torch.float32, torch.float64)
     if not float((padded - own).abs().max()) <= (1e-3 if exact else 0.2) * scale:
-        raise ValueError(
+        raise BadInput(
             f"model {backbone.name!r} ({model.config.model_type}, {model.dtype}) gives other logits "
             "when a prompt is padded on the left; its log-probs would depend on the batch"
         )

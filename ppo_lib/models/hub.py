@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.registry import TOY
 
 NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
@@ -83,9 +84,9 @@ def current(name: str, kind: str = "model") -> Pinned:
         why = reason(error)
         if why == OFFLINE:  # no cache knows what is the newest
             why = f"{UNREACHABLE}; try again with a network, or take the commit from the repository's page"
-        raise ValueError(f"{kind} {name!r} cannot be pinned: {why}") from error
+        raise BadInput(f"{kind} {name!r} cannot be pinned: {why}") from error
     if found.sha is None:
-        raise ValueError(f"{kind} {name!r} cannot be pinned: the hub names no commit for it")
+        raise BadInput(f"{kind} {name!r} cannot be pinned: the hub names no commit for it")
     return Pinned(found.id, str(found.sha))
 
 

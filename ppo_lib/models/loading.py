@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, how_to_pin, looks_like_a_name, pinned_model, reason
 
@@ -43,7 +44,7 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
         ValueError: what cannot work, with the reason: no such model, not a causal language model, no safetensors.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
+        raise BadInput(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
     _, tokenizer = load_shape(path)
     where, revision = locate(path)
     load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
@@ -78,7 +79,7 @@ def refusals(path: str | Path) -> Iterator[None]:
     try:
         yield
     except LOADING_ERRORS as error:
-        raise ValueError(f"model {str(path)!r} cannot be loaded: {reason(error)}") from error
+        raise BadInput(f"model {str(path)!r} cannot be loaded: {reason(error)}") from error
 
 
 def locate(path: str | Path) -> tuple[Path | str, str | None]:
@@ -90,10 +91,11 @@ def locate(path: str | Path) -> tuple[Path | str, str | None]:
     if pinned := pinned_model(str(path)):
         return pinned.name, pinned.commit
     folder = Path(resolve(path))
-    if folder.is_dir():
-        return folder, None
+    with reading(path):
+        if folder.is_dir():
+            return folder, None
     remedy = how_to_pin(str(path)) if looks_like_a_name(str(path)) else "write OWNER/NAME@COMMIT"
-    raise ValueError(
+    raise BadInput(
         f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format or "
         f"'{registry.TOY}:sft', or, if a model of the hub is meant, {remedy}"
     )
@@ -114,7 +116,7 @@ def eos_token_ids(causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     if ids is None:
         ids = tokenizer.eos_token_id
     if ids is None:
-        raise ValueError("the model has no EOS token, so no response could ever end; set tokenizer.eos_token")
+        raise BadInput("the model has no EOS token, so no response could ever end; set tokenizer.eos_token")
     ids = [ids] if isinstance(ids, int) else list(ids)
     if tokenizer.eos_token_id in ids:  # the tokenizer's own EOS first: it is the one that is appended
         ids.insert(0, ids.pop(ids.index(tokenizer.eos_token_id)))
@@ -125,11 +127,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """A JSON file of a folder that should be ``what``.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it is not there, or cannot be read.
     """
-    if not path.is_file():
-        raise ValueError(f"{str(path.parent)!r} is not {what}: it has no {path.name}")
-    return json.loads(path.read_text())
+    try:
+        with reading(path):
+            if path.is_file():
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{str(path)!r} is not JSON ({error}); was the folder saved to the end?") from error
+    raise BadInput(f"{str(path.parent)!r} is not {what}: it has no {path.name}")
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -141,7 +147,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {error}; was the folder saved to the end?") from error
+        raise BadInput(f"{str(path)!r} cannot be read: {error}; was the folder saved to the end?") from error
 
 
 def base_name(folder: str | Path) -> str:

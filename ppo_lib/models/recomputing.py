@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.adapters import switch_adapter
 
 
@@ -36,7 +37,7 @@ def blocks_of(causal_lm: PreTrainedModel) -> list[nn.Module]:
     blocks = list(inside(causal_lm.base_model))
     if not blocks:
         kind = causal_lm.config.model_type
-        raise ValueError(
+        raise BadInput(
             f"transformers does not say what the blocks of a {kind!r} model are; leave out FSDP and "
             "gradient_checkpointing"
         )

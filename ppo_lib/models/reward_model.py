@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ppo_lib.errors import BadInput
 from ppo_lib.formulas.rewards import last_token_index
 from ppo_lib.models import registry
 from ppo_lib.models.backbone import Backbone
@@ -80,23 +81,28 @@ class RewardModel(nn.Module):
         lengths = batch.prompt_lengths + batch.response_lengths
         if limit is not None and int(lengths.max()) > limit:
             row = int(lengths.argmax())
-            raise ValueError(
+            raise BadInput(
                 f"pair {row} ({prompts[row][:40]!r}...) has {int(lengths[row])} tokens, but the context of the reward "
                 f"model's backbone {backbone.name!r} is {limit}; lower max_new_tokens or drop the prompt"
             )
         return self.score_batch(batch).tolist()
 
-    def calibrate(self, prompts: Sequence[str], responses: Sequence[str]) -> None:
+    def calibrate(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None
+    ) -> None:
         """Fit mean and standard deviation on these responses: give samples of the SFT model, PPO's starting point.
+
+        Args:
+            prompts, responses, finished: as :meth:`scores` takes them.
 
         Raises:
             ValueError: fewer than two responses, or all scores equal.
         """
         self.mean.zero_()
         self.std.fill_(1.0)
-        raw = torch.tensor(self.scores(prompts, responses), dtype=torch.float64)
+        raw = torch.tensor(self.scores(prompts, responses, finished), dtype=torch.float64)
         if len(raw) < 2 or float(raw.std()) == 0:
-            raise ValueError(f"{len(raw)} responses with scores that do not differ cannot fix a scale; give more")
+            raise BadInput(f"{len(raw)} responses with scores that do not differ cannot fix a scale; give more")
         self.mean.fill_(float(raw.mean()))
         self.std.fill_(float(raw.std()))
 

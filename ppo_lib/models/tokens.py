@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ppo_lib.errors import BadInput
+
 
 @dataclass
 class TokenBatch:
@@ -105,7 +107,7 @@ def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
         ValueError: the tokenizer has no chat template.
     """
     if tokenizer.chat_template is None:
-        raise ValueError(
+        raise BadInput(
             "the tokenizer has no chat template, so chat_template: true cannot work; set chat_template: false, or take "
             "the model's -Instruct version"
         )
@@ -128,16 +130,16 @@ def encode_prompts(
         ValueError: no prompt, an empty one, or one that is too long, with its number and beginning.
     """
     if not prompts:
-        raise ValueError("prompts is empty; give at least one text")
+        raise BadInput("prompts is empty; give at least one text")
     texts = [in_chat_form(tokenizer, prompt) for prompt in prompts] if chat else list(prompts)
     rows = [list(ids) for ids in tokenizer(texts, add_special_tokens=not chat)["input_ids"]]
     for i, (ids, text) in enumerate(zip(rows, prompts, strict=True)):
         if not chat and tokenizer.eos_token_id is not None and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids.pop()
         if not ids:
-            raise ValueError(f"prompt {i} ({text[:40]!r}) has no token; a response needs something to answer")
+            raise BadInput(f"prompt {i} ({text[:40]!r}) has no token; a response needs something to answer")
         if max_length is not None and len(ids) > max_length:
-            raise ValueError(
+            raise BadInput(
                 f"prompt {i} ({text[:40]!r}...) has {len(ids)} tokens, but at most {max_length} fit; shorten or drop it"
             )
     return rows
@@ -183,7 +185,7 @@ def pair_ids(
     response_ids = [[*ids, eos_token_id] for ids in tokenizer(list(responses), add_special_tokens=False)["input_ids"]]
     for i, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
         if max_length is not None and len(prompt) + len(response) > max_length:
-            raise ValueError(
+            raise BadInput(
                 f"pair {i} ({prompts[i][:40]!r}...) has {len(prompt) + len(response)} tokens, "
                 f"but at most {max_length} fit; shorten or drop it"
             )

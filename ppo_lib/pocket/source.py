@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.registry import TOY, Source, register
 from ppo_lib.pocket.comparisons import preference_pairs
 from ppo_lib.pocket.demonstrations import demonstrations
@@ -19,7 +20,7 @@ def stored_model(which: str) -> Path:
     """
     folder = WEIGHTS / which
     if not folder.is_dir():
-        raise ValueError(f"'{TOY}:{which}' is not an embedded model; there are {TOY}:base and {TOY}:sft")
+        raise BadInput(f"'{TOY}:{which}' is not an embedded model; there are {TOY}:base and {TOY}:sft")
     return folder
 
 

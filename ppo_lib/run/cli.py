@@ -7,11 +7,12 @@
     python -m ppo_lib report DIR                            curves and samples of a run as one HTML file
     python -m ppo_lib pin OWNER/NAME [--dataset]            pin a model or data set of the hub to its commit
 
-Exit codes: 0 done; 2 bad input, told in one line; 1 a fault; 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done; 2 bad input, told in one line; 1 a fault, with its traceback; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import argparse
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -100,11 +101,19 @@ def make_parser() -> Parser:
     return parser
 
 
+def reader_is_gone() -> bool:
+    """Whether nobody reads the output any more, as with ``| head``."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = make_parser().parse_args(arguments)
     import torch  # from here on it is worth the wait
 
+    from ppo_lib.errors import BadInput
     from ppo_lib.parallel.processes import ProcessLost, missing, of_an_exchange
     from ppo_lib.run import commands
     from ppo_lib.run.folders import Interrupted
@@ -131,10 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"{name}: {missing(error)}", file=sys.stderr, flush=True)
         return 1
-    except BrokenPipeError:  # the reader of the output went away, as with `| head`
+    except BrokenPipeError:
+        if not reader_is_gone():  # another pipe broke, such as one of a user's reward function
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (ValueError, OSError) as error:
+    except BadInput as error:  # no other ValueError or OSError: those come from faults, and from users' own functions
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -111,8 +111,9 @@ def run_stage(
     if when_built is not None:
         when_built()
     run.begin(to_mapping(config))
+    how = options.checkpoint_every, not options.quiet, lambda text: run.world.say(f"{stage}: {text}")
     with tracker(options.log if run.world.first else None, run.path, to_mapping(config)) as log:
-        for metrics in drive(trainer, run, options.checkpoint_every, progress=not options.quiet):
+        for metrics in drive(trainer, run, *how):
             log(metrics)
     for finding in diagnose(run.metrics(), to_mapping(config)):
         run.world.say(f"  {finding}")

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
 from ppo_lib.trainers.configuration import ConfigError
@@ -80,7 +81,8 @@ def read_texts(source: str, keys: Sequence[str]) -> list[list[str]]:
         ConfigError: as :func:`load_demonstrations`.
     """
     pinned = pinned_data(source)
-    is_file = Path(source).exists() or source.endswith((".jsonl", ".json"))
+    with reading(source):
+        is_file = Path(source).exists() or source.endswith((".jsonl", ".json"))
     if pinned is None and not is_file and looks_like_a_name(source):
         raise ConfigError(f"data {source!r} is no file here; for a data set, {how_to_pin(source, 'dataset')}")
     wanted = "{" + ", ".join(f'"{key}": ...' for key in keys) + "}"
@@ -138,7 +140,7 @@ def read_jsonl(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
     """
     path = Path(source)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, see ppo_lib.book.jsonl.parse_lines
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(

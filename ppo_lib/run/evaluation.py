@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ppo_lib.book.intervals import percent, share, wins
+from ppo_lib.book.intervals import percent, share, share_of_groups, wins
 from ppo_lib.book.jsonl import finite
+from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.models.tokens import decode_responses
+from ppo_lib.models.tokens import TokenBatch, decode_responses
 from ppo_lib.models.world import ALONE
 from ppo_lib.run.data import load_pairs, load_prompts
 from ppo_lib.run.folders import write_atomic
@@ -23,9 +25,9 @@ from ppo_lib.run.stages import ppo_trainer, short_enough
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, check_config, option
 from ppo_lib.trainers.experience import describe
-from ppo_lib.trainers.judging import ask
+from ppo_lib.trainers.judging import watch
 from ppo_lib.trainers.ppo import PPOTrainer
-from ppo_lib.trainers.reward import RewardTrainer
+from ppo_lib.trainers.reward import RewardTrainer, rankings_of
 
 ROWS = 12  # of texts kept for the report
 MEASURED = {
@@ -131,10 +133,13 @@ def measure(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[str, float
     for start in range(0, count, trainer.config.rollout_batch):
         rows = range(count)[start : start + trainer.config.rollout_batch]
         prompts = [trainer.prompts[row] for row in rows]
-        metrics, answers, scores = (sampled if how.temperature else greedy)(trainer, rows, how, generator)
+        metrics, answers, scores, batch, finished = (sampled if how.temperature else greedy)(
+            trainer, rows, how, generator
+        )
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value * len(rows) / count
-        judged = {name: ask(watcher, prompts, answers).tolist() for name, watcher in trainer.watchers.items()}
+        seen = watch(trainer.watchers, trainer.backbone, prompts, answers, batch, finished, trainer.config.microbatch)
+        judged = {name: values.tolist() for name, values in seen.items()}
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             other = {name: values[i] for name, values in judged.items()}
             texts.append({"prompt": prompt, "response": answer, "score": scores[i], **other})
@@ -144,14 +149,16 @@ def measure(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[str, float
     return {name: totals[name] for name in MEASURED if name in totals}, texts
 
 
-Answers = tuple[dict[str, float], list[str], list[float]]  # metrics, texts, scores
+# Metrics, texts, scores; the answers as tokens, and which of them came to their end.
+Answers = tuple[dict[str, float], list[str], list[float], TokenBatch, Tensor]
 
 
 def sampled(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, generator: torch.Generator) -> Answers:
     """Answers drawn as in training, with the KL that they show."""
     check_temperature(trainer.config, how)
     experience = trainer.collect(rows, generator)
-    return describe(experience, {}), experience.texts, experience.scores.tolist()
+    scores = experience.scores.tolist()
+    return describe(experience, {}), experience.texts, scores, experience.batch, experience.finished
 
 
 def greedy(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, generator: torch.Generator) -> Answers:
@@ -162,7 +169,8 @@ def greedy(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, gene
     texts = decode_responses(actor.backbone.tokenizer, drawn.batch)
     scores = trainer.judge([trainer.prompts[row] for row in rows], texts, drawn.batch, drawn.finished).tolist()
     lengths, finished = drawn.batch.response_lengths.double(), drawn.finished.double()
-    return {"response_length": float(lengths.mean()), "eos_rate": float(finished.mean())}, texts, scores
+    metrics = {"response_length": float(lengths.mean()), "eos_rate": float(finished.mean())}
+    return metrics, texts, scores, drawn.batch, drawn.finished
 
 
 @torch.no_grad()
@@ -171,6 +179,8 @@ def reward_accuracy(
 ) -> dict[str, Any] | None:
     """How often the reward model orders held-out pairs as people did, with its interval; None without such pairs.
 
+    The interval knows that the pairs of one ranking, which stand side by side, resemble each other
+    (:func:`ppo_lib.book.intervals.share_of_groups`).
     Pairs too long for the training are left out here too, where the configuration leaves them out there.
     """
     how = how or EvaluationConfig()
@@ -183,7 +193,9 @@ def reward_accuracy(
     )
     pairs = short_enough(pairs, config, backbone, ALONE)
     trainer = RewardTrainer(config, RewardModel.from_pretrained(folder, backbone), pairs)
-    return share(round(trainer.evaluate(pairs)["accuracy"] * len(pairs)), len(pairs))
+    chosen, rejected = trainer.compare(pairs)
+    right = iter((chosen > rejected).double().tolist())
+    return share_of_groups([[next(right) for _ in ranking] for ranking in rankings_of(pairs, len(pairs))])
 
 
 def correct(
@@ -228,10 +240,11 @@ def load_evaluation(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: the file is damaged.
     """
-    if not path.exists():
-        return None
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with reading(path):
+            if not path.exists():
+                return None
+            result = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not JSON; remove it, and it is computed again") from error
     return dict(result)

@@ -22,10 +22,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import yaml
@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from ppo_lib.book.jsonl import append_lines, read_jsonl
+from ppo_lib.errors import BadInput, reading, writing
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.run.manifests import manifest, peak_memory
 from ppo_lib.trainers.configuration import ConfigError, load_yaml, to_mapping
@@ -49,6 +50,14 @@ class Stage(Trainer, Protocol):
     """A trainer with its configuration: SFT, reward model and PPO all are."""
 
     config: Any
+
+
+@runtime_checkable
+class Calibrating(Protocol):
+    """A trainer with one more step after its last iteration, before it is saved."""
+
+    def calibrate(self) -> str:
+        """Take that step, from the same state always the same; returns a sentence on what was found."""
 
 
 class RunFolder:
@@ -69,8 +78,9 @@ class RunFolder:
         self.seconds = 0.0  # of the sessions before this one
         self.peak_memory = 0
         self.started = time.monotonic()
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"{str(path)!r} is a file, but a run needs a folder")
+        with reading(path):
+            if self.path.exists() and not self.path.is_dir():
+                raise ConfigError(f"{str(path)!r} is a file, but a run needs a folder")
         content = [p.name for p in self.path.glob("*") if not p.name.startswith(TEMPORARY)]
         if content and not resume:
             raise ConfigError(
@@ -100,7 +110,8 @@ class RunFolder:
         self.world.wait()  # until all have looked at the folder
         path = self.path / "config.yaml"
         if self.world.first and not path.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False))
 
     def check(self, config: Mapping[str, Any]) -> None:
@@ -135,15 +146,17 @@ class RunFolder:
                 )
             self.world.wait()
             if present > size and self.world.first:
-                os.truncate(path, size)
+                with writing(path):
+                    os.truncate(path, size)
 
     def record(self, metrics: Mapping[str, float], samples: Iterable[Mapping[str, Any]]) -> None:
         """Append one line of metrics, and the samples of that iteration, and push them to disk."""
         if not self.world.first:
             return
         iteration = {"iteration": metrics.get("iteration")}
-        append_lines(self.path / "samples.jsonl", [{**iteration, **row} for row in samples])
-        append_lines(self.path / "metrics.jsonl", [metrics])
+        with writing(self.path):
+            append_lines(self.path / "samples.jsonl", [{**iteration, **row} for row in samples])
+            append_lines(self.path / "metrics.jsonl", [metrics])
 
     def checkpoint(self, trainer: Stage) -> None:
         """Write a checkpoint of the trainer as it stands between two iterations."""
@@ -159,19 +172,21 @@ class RunFolder:
             "seconds": self.elapsed(),
             "peak_memory_bytes": max(self.peak_memory, peak_memory()),
         }
-        save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
+        with writing(self.path / "checkpoints"):
+            save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
 
     def finish(self, trainer: Stage) -> None:
         """Save the final model, then the manifest, whose presence says that the run is done."""
         temporary = self.path / f"{TEMPORARY}model"
-        if self.world.first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-        if self.world.first or self.world.sharded:
-            trainer.save(str(temporary))
-        if not self.world.first:
-            return
-        replace_folder(temporary, self.model)
+        with writing(self.model):
+            if self.world.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+            if self.world.first or self.world.sharded:
+                trainer.save(str(temporary))
+            if not self.world.first:
+                return
+            replace_folder(temporary, self.model)
         description = manifest(
             to_mapping(trainer.config),
             seconds=self.elapsed(),
@@ -218,7 +233,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 def drive(
-    trainer: Stage, run: RunFolder, checkpoint_every: int | None = None, progress: bool = True
+    trainer: Stage,
+    run: RunFolder,
+    checkpoint_every: int | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Run the iterations that are left, recording each; yields its metrics.
 
@@ -228,6 +247,7 @@ def drive(
         checkpoint_every: iterations between checkpoints. None: by the clock, about every 20
             seconds, and so that writing takes at most a twentieth of the time.
         progress: show a progress bar on stderr.
+        say: is given the sentence of a trainer that calibrates its model before saving it, such as ``print``.
 
     Raises:
         ConfigError: the folder was begun with another configuration, or ``checkpoint_every`` is below 1.
@@ -263,6 +283,10 @@ def drive(
             if stop:
                 done = f"stopped after iteration {trainer.iteration} of {total}"
                 raise Interrupted(f"{done}; go on with --resume", caught[0] if caught else signal.SIGTERM)
+    if isinstance(trainer, Calibrating) and (world.first or world.sharded):  # those that save
+        found = trainer.calibrate()
+        if say is not None:
+            say(found)
     run.finish(trainer)
     world.wait()  # what comes next may read the model
 
@@ -299,12 +323,17 @@ def sync(path: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a part."""
+    """Write a text file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        BadInput: the system refuses, as on a full disk.
+    """
     temporary = path.with_name(TEMPORARY + path.name)
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
@@ -369,7 +398,7 @@ def load_checkpoint(path: Path) -> tuple[Tensors, Values]:
         values = json.loads((path / "values.json").read_text(encoding="utf-8"))
         return load_file(path / "tensors.safetensors"), values
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
+        raise BadInput(
             f"checkpoint {path.name} of {path.parent.parent.name!r} cannot be read ({error}); "
             "remove that checkpoint folder to resume from the one before"
         ) from error

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
+from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.hub import pinned_model, reason
@@ -96,7 +97,8 @@ def own_folder(name: str) -> Path | None:
     """Where a reward model in this library's form lies, by its name; None for other names."""
     source = registry.find(name)
     folder = source.reward_model() if source and source.reward_model else Path(name)
-    return folder if (folder / "reward_head.safetensors").exists() else None
+    with reading(name):
+        return folder if (folder / "reward_head.safetensors").exists() else None
 
 
 def is_published(name: str) -> bool:
@@ -177,12 +179,19 @@ def import_function(name: str, key: str = "reward_model") -> Callable[[list[str]
     if ":" not in name:
         raise ConfigError(f"{key} is {name!r}, but must be {KNOWN}")
     module, _, attribute = name.partition(":")
+    if not module or module.startswith("."):
+        raise ConfigError(f"{key} is {name!r}, which cannot be imported: it names no module; write {KNOWN}")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # what goes wrong inside the user's module is found by its traceback, as all its other errors are
         raise ConfigError(f"{key} is {name!r}, which cannot be imported: {error}") from error
+    function = getattr(found, attribute, None)
+    if function is None:
+        raise ConfigError(f"{key} is {name!r}, which cannot be imported: {module} has no {attribute!r}")
     if not callable(function):
         raise ConfigError(f"{key} is {name!r}, which is not a function of (prompts, responses)")
     return function
@@ -233,9 +242,9 @@ class ExactAnswer:
             number = marked_number(answer)
             number = last_number(answer) if number is None else number
             if number is None:
-                raise ValueError(f"the answer {answer[-40:]!r} to {prompt[:40]!r} holds no number to compare with")
+                raise BadInput(f"the answer {answer[-40:]!r} to {prompt[:40]!r} holds no number to compare with")
             if self.known.setdefault(prompt, number) != number:
-                raise ValueError(f"the prompt {prompt[:40]!r} has two answers, {self.known[prompt]} and {number}")
+                raise BadInput(f"the prompt {prompt[:40]!r} has two answers, {self.known[prompt]} and {number}")
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Scores, 0.0 or 1.0.
@@ -245,9 +254,7 @@ class ExactAnswer:
         """
         unknown = [prompt for prompt in prompts if prompt not in self.known]
         if unknown:
-            raise ValueError(
-                f"no answer is known to the prompt {unknown[0][:60]!r}; give the data set that it came from"
-            )
+            raise BadInput(f"no answer is known to the prompt {unknown[0][:60]!r}; give the data set that it came from")
         return [
             float(self.read(response) == self.known[prompt])
             for prompt, response in zip(prompts, responses, strict=True)

@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.adapters import adapter_dtype, add_adapter
 from ppo_lib.models.backbone import MAX_LOGITS
@@ -356,7 +357,9 @@ def judge_bytes(
         return 0, 0
     own = source.reward_model() if source and source.reward_model else str(name)
     place = Path(folder or own)
-    if (place / "adapter_config.json").is_file():
+    with reading(place):
+        ours = (place / "adapter_config.json").is_file()
+    if ours:
         shared = folder is not None or base_name(place) == model
         shape = empty_model(load_shape(model if shared else base_name(place))[0])
         rank = read_json(place / "adapter_config.json", "a PEFT adapter folder")["r"]

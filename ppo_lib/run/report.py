@@ -10,6 +10,7 @@ from ppo_lib.book.drawing import spaced
 from ppo_lib.book.figures import Figure, panels
 from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.book.tables import table
+from ppo_lib.errors import reading
 from ppo_lib.run.evaluation import MEASURED, load_evaluation
 from ppo_lib.run.folders import write_atomic
 from ppo_lib.run.health import bands, diagnose
@@ -75,8 +76,9 @@ def write_report(folder: str | Path) -> Path:
         ConfigError: the folder holds no run, or no metrics yet.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ConfigError(f"{str(folder)!r} is not a folder; give the --out of a run")
+    with reading(folder):
+        if not folder.is_dir():
+            raise ConfigError(f"{str(folder)!r} is not a folder; give the --out of a run")
     stages = {name: folder / name for name in STAGES if (folder / name / "metrics.jsonl").exists()}
     parts = [before_and_after_section(folder)]
     if (folder / "metrics.jsonl").exists():
@@ -136,8 +138,9 @@ def run_section(folder: Path, title: str) -> str:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a finished run, else nothing; a damaged one is refused."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except ValueError as error:
+        with reading(path):
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path.name} in {path.parent.name!r} is not JSON; remove it to report on the rest"
         ) from error

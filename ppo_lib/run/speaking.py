@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ppo_lib.errors import reading
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.loading import base_name, resolve
@@ -21,7 +22,8 @@ def load_speaker(name: str, device: str, chat_template: bool | None = None) -> t
         ValueError: a reward model, an unfinished run, no model, or no chat template where one is wanted.
     """
     folder = Path(name)
-    inside = [path for path in (folder / "ppo" / "model", folder / "model") if path.is_dir()]
+    with reading(name):
+        inside = [path for path in (folder / "ppo" / "model", folder / "model") if path.is_dir()]
     if not inside and (folder / "config.yaml").exists():
         raise ConfigError(f"{name!r} is a run that has not finished; go on with --resume, then sample")
     folder = inside[0] if inside else folder

@@ -11,12 +11,13 @@ from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.models.tokens import decode_responses
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
 from ppo_lib.run.folders import Stage
 from ppo_lib.run.judges import load_judge
 from ppo_lib.run.machines import pick_device, pick_dtype
-from ppo_lib.sampling.rollout import generate_text
+from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.judging import RewardFunction
 from ppo_lib.trainers.ppo import PPOTrainer
@@ -87,7 +88,6 @@ def ppo_trainer(
     """
     judge = load_judge(config.reward_model, config, backbone, reward)
     second: Any = config.second_judge and load_judge(config.second_judge, config, backbone, key="second_judge")
-    second = second.scores if isinstance(second, RewardModel) else second
     policy = policy or ActorCritic(backbone, config.lora_rank, config.seed, config.finetune, config.critic)
     asked = [prompt + config.prompt_suffix for prompt in prompts]
     if config.max_prompt_tokens is not None:
@@ -122,10 +122,20 @@ def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, world:
 
 
 class CalibratedRewardTrainer(RewardTrainer):
-    """Reward training that ends by fixing the score's zero and unit on answers of the SFT model."""
+    """Reward training that ends by fixing the score's zero and unit on answers of the SFT model.
 
-    def save(self, folder: str | Path) -> None:
-        """Calibrate on sampled answers to prompts of the comparisons, then save."""
+    The last step of its own, :meth:`calibrate`, is called by :func:`ppo_lib.run.folders.drive` before it saves.
+    """
+
+    def calibrate(self) -> str:
+        """Fix zero and unit on sampled answers to prompts of the comparisons; from one seed always the same.
+
+        Returns:
+            A sentence that says what was found.
+
+        Raises:
+            ValueError: all answers have the same score.
+        """
         different = dict.fromkeys(prompt for prompt, _, _ in self.pairs)
         prompts = list(islice(cycle(different), CALIBRATION_ANSWERS))  # few prompts are answered several times
         backbone = self.model.backbone
@@ -134,11 +144,19 @@ class CalibratedRewardTrainer(RewardTrainer):
         if backbone.context_length is not None:
             longest = min(longest, backbone.context_length - asked)
         answers: list[str] = []
+        finished: list[bool] = []
         while len(answers) < len(prompts):
             piece = prompts[len(answers) :][: max(1, CALIBRATION_TOKENS // (asked + longest))]
-            answers += generate_text(backbone, piece, longest, 1.0, seed=self.config.seed + len(answers))
-        self.model.calibrate(prompts, answers)
-        super().save(folder)
+            generator = torch.Generator(backbone.device).manual_seed(self.config.seed + len(answers))
+            drawn = sample(backbone, backbone.encode_prompts(piece), longest, 1.0, None, generator)
+            answers += decode_responses(backbone.tokenizer, drawn.batch)
+            finished += drawn.finished.tolist()
+        self.model.calibrate(prompts, answers, finished)
+        return (
+            f"calibrated on {len(answers)} answers of the SFT model, {len(answers) - sum(finished)} of them cut off at "
+            f"{longest} tokens: raw scores of mean {float(self.model.mean):.3g} and spread {float(self.model.std):.3g} "
+            "are now 0 and 1"
+        )
 
 
 def gold_of(config: PPOConfig) -> RewardFunction | None:

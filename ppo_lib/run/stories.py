@@ -12,19 +12,21 @@ The folder holds public files, which the project does not ship::
     sentiment/vader_lexicon.txt           words with people's mean rating                (the same)
 """
 
-import json
 import random
 import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ppo_lib.errors import reading
 from ppo_lib.models.registry import Judge, Source, register
+from ppo_lib.run.data import read_jsonl
 from ppo_lib.trainers.configuration import ConfigError
 
 HELD_OUT = 5  # every fifth story, and every fifth rated sentence, is kept for measuring
 MIN_GAP = 1.0  # of the mean ratings in a pair: people disagree about smaller ones
 MAX_WORDS = 32  # of a continuation, and of a rated sentence: about 45 of the model's tokens
+WANTED = '{"text": ...}'  # a line of the stories
 WORD = re.compile(r"[a-z']+")
 
 
@@ -85,8 +87,11 @@ def lexicon_judge(folder: str | Path) -> Judge:
     The score is ``s / sqrt(s^2 + 15)`` for the sum ``s`` of the mean ratings of its words (unknown words count 0), the
     scale of Hutto and Gilbert (2014) without their rules for negation and emphasis.
     """
-    lines = read(folder, "sentiment/vader_lexicon.txt", "a lexicon of rated words").splitlines()
-    rating = {word: float(mean) for word, mean, *_ in (line.split("\t") for line in lines if "\t" in line)}
+    name = "sentiment/vader_lexicon.txt"
+    if not (Path(folder) / name).is_file():
+        raise ConfigError(missing(folder, name, "a lexicon of rated words"))
+    rows = [(where, row) for where, row in columns(Path(folder) / name) if len(row) > 1]
+    rating = {row[0]: number(row[1], where) for where, row in rows}
 
     def judge(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         totals = [sum(rating.get(word, 0.0) for word in WORD.findall(text.lower())) for text in responses]
@@ -100,7 +105,11 @@ def stories(folder: str | Path, split: str) -> list[str]:
     files = sorted((Path(folder) / "stories").glob("*.jsonl"))
     if not files:
         raise ConfigError(missing(folder, "stories/*.jsonl", "TinyStories texts"))
-    texts = [json.loads(line)["text"] for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [row for file in files for row in read_jsonl(str(file), WANTED)]
+    for where, row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise ConfigError(f"{where}: holds no text; each line must be {WANTED}")
+    texts = [row["text"] for _, row in rows]
     kept = [text for i, text in enumerate(texts) if (i % HELD_OUT == 0) == (split == "heldout")]
     return [text for text in kept if len(sentences(text)) > 1]
 
@@ -110,8 +119,12 @@ def ratings(folder: str | Path) -> list[tuple[float, str]]:
     files = sorted((Path(folder) / "sentiment").glob("*_GroundTruth.txt"))
     if not files:
         raise ConfigError(missing(folder, "sentiment/*_GroundTruth.txt", "rated sentences"))
-    rows = [line.split("\t") for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    rated = [(float(mean), text.strip()) for _, mean, text in rows if 3 <= len(text.split()) <= MAX_WORDS]
+    rated = []
+    for where, row in (row for file in files for row in columns(file)):
+        if len(row) != 3:
+            raise ConfigError(f"{where}: has {len(row)} columns, but must have 3, separated by tabs: id, mean, text")
+        if 3 <= len(row[2].split()) <= MAX_WORDS:
+            rated.append((number(row[1], where), row[2].strip()))
     random.Random(0).shuffle(rated)
     return rated
 
@@ -121,16 +134,26 @@ def sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
 
 
-def read(folder: str | Path, name: str, what: str) -> str:
-    """The text of a file in the folder.
+def columns(path: Path) -> list[tuple[str, list[str]]]:
+    """The columns of each line of a file with tabs, and where the line stands; empty lines are skipped.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: a file that cannot be read, or is not UTF-8 text.
     """
-    path = Path(folder) / name
-    if not path.is_file():
-        raise ConfigError(missing(folder, name, what))
-    return path.read_text(encoding="utf-8")
+    try:
+        with reading(path):
+            lines = path.read_text(encoding="utf-8").split("\n")  # sentences hold what str.splitlines would cut at
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 text ({error.reason}); fetch it again") from error
+    return [(f"{path.name}, line {n}", line.split("\t")) for n, line in enumerate(lines, start=1) if line]
+
+
+def number(text: str, where: str) -> float:
+    """A rating; ConfigError names the place of what is none."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {text!r} is no rating; it must be a number") from error
 
 
 def missing(folder: str | Path, name: str, what: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ppo_lib.errors import writing
 from ppo_lib.trainers.configuration import ConfigError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -69,9 +70,10 @@ def ignore(metrics: Mapping[str, Any]) -> None:
 def stored_id(folder: Path) -> str:
     """The run's name at the tracker: drawn once, kept in the folder."""
     path = folder / "wandb_id"
-    if not path.exists():
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text().strip()
+    with writing(path):
+        if not path.exists():
+            path.write_text(uuid.uuid4().hex)
+        return path.read_text().strip()
 
 
 def step_of(metrics: Mapping[str, Any]) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.tokens import TokenBatch
 
@@ -180,7 +181,7 @@ class Decoder:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # a failed recording leaves the GPU in no state to go on from
-            raise ValueError(
+            raise BadInput(
                 f"a decoding step of {self.backbone.name!r} could not be recorded as a CUDA graph "
                 f"({str(error).splitlines()[0]}); set the environment variable PPO_LIB_CUDA_GRAPHS=0 and start again"
             ) from error

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
 from ppo_lib.models.tokens import TokenBatch, decode_responses, pad_pairs
 from ppo_lib.models.world import ALONE, World
@@ -77,16 +78,16 @@ def sample(
             model's context, or a sampling option that the log-probs do not score.
     """
     for option in refused:
-        raise ValueError(REFUSED_SAMPLING.get(option, f"{option!r} is not an option of sample"))
+        raise BadInput(REFUSED_SAMPLING.get(option, f"{option!r} is not an option of sample"))
     if max_new_tokens < 1 or not temperature >= 0:
-        raise ValueError(
+        raise BadInput(
             f"max_new_tokens is {max_new_tokens} and temperature {temperature}; they must be at least 1 and at least 0"
         )
     if not prompts or not all(prompts):
-        raise ValueError("prompts is empty or holds an empty one; a response needs something to answer")
+        raise BadInput("prompts is empty or holds an empty one; a response needs something to answer")
     rows, width = len(prompts), max(map(len, prompts))
     if backbone.context_length is not None and width + max_new_tokens > backbone.context_length:
-        raise ValueError(
+        raise BadInput(
             f"the longest prompt has {width} tokens and max_new_tokens is {max_new_tokens}, but the model's context is "
             f"{backbone.context_length}; shorten one of them"
         )

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ppo_lib.errors import BadInput
 from ppo_lib.formulas.grpo import AVERAGES, SCALES
 from ppo_lib.models.actor_critic import CRITIC, FINETUNE
 from ppo_lib.models.registry import TOY
@@ -31,7 +32,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class ConfigError(BadInput):
     """A configuration that cannot be used; the message is one sentence for its writer."""
 
 
@@ -230,7 +231,10 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The keys and values of YAML text; errors as for :func:`load_yaml`."""
     try:
         content = load_plain(text)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # the second from PyYAML's numbers and dates, as in `seed: 2024-13-45`
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
@@ -258,7 +262,7 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict
                 raise ConfigError(f"--set {setting!r}: {section!r} is not a section")
         try:
             target[key] = load_plain(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"--set {setting!r}: the value is not valid YAML") from error
     return result
 

@@ -1,11 +1,14 @@
 """Who judges a response: a reward model, or any function of texts. One finite number per response, or a refusal."""
 
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch
@@ -49,29 +52,80 @@ def judge(
         )
         scores = own.new_tensor(world.gather(own.tolist()))
     else:
-        function = reward
-        if isinstance(reward, RewardModel):
-            function = partial(reward.scores, finished=None if finished is None else world.share(finished.tolist()))
-        scores = ask(function, prompts, texts, world).to(backbone.device, backbone.head_dtype)
+        scores = ask(reward, prompts, texts, world, finished).to(backbone.device, backbone.head_dtype)
     if isinstance(reward, RewardModel) and not normalize:
         scores = scores * reward.std + reward.mean
     return scores
 
 
-def ask(function: RewardFunction, prompts: list[str], texts: list[str], world: World = ALONE) -> Tensor:
-    """Scores ``(B,)`` in float64 of a plain function of texts; each process asks about its share.
+def watch(
+    watchers: Mapping[str, RewardModel | RewardFunction],
+    backbone: Backbone,
+    prompts: list[str],
+    texts: list[str],
+    batch: TokenBatch,
+    finished: Tensor,
+    microbatch: int = 64,
+    world: World = ALONE,
+) -> dict[str, Tensor]:
+    """Scores ``(B,)`` of judges that only look on, by name: a second judge, the true quality where it is known.
+
+    Args:
+        watchers: judges by name; a reward model reads what :func:`judge` gives it, truncated responses without an EOS.
+        backbone, prompts, texts, batch, finished, microbatch, world: as :func:`judge` takes them.
 
     Raises:
-        ValueError: it does not return one finite number per response.
+        ValueError: as :func:`judge`.
+    """
+    seen = {}
+    for name, watcher in watchers.items():
+        if isinstance(watcher, RewardModel):
+            how = microbatch, True, world, finished
+            seen[name] = judge(watcher, backbone, prompts, texts, batch, *how)
+        else:
+            seen[name] = ask(watcher, prompts, texts, world)
+    return seen
+
+
+def ask(
+    function: RewardModel | RewardFunction,
+    prompts: list[str],
+    texts: list[str],
+    world: World = ALONE,
+    finished: Tensor | None = None,
+) -> Tensor:
+    """Scores ``(B,)`` in float64 of a judge that reads texts; each process asks about its share.
+
+    Args:
+        function: a plain one; or a reward model, which is told what is truncated.
+        prompts, texts: what to judge.
+        world: who shares the work.
+        finished: ``(B,)`` boolean, which responses came to their end; all, if not given.
+
+    Raises:
+        ValueError: it does not return one finite number per response. What the function itself raises is left as it
+            is, so that its traceback names its own file and line.
     """
     own = world.share(texts)
-    answer = [float(x) for x in function(world.share(prompts), own)]
+    if isinstance(function, RewardModel):
+        function = partial(function.scores, finished=None if finished is None else world.share(finished.tolist()))
+    given: Any = function(world.share(prompts), own)
+    if isinstance(given, Iterator):
+        given = list(given)  # a generator runs here, outside of the `try` below: its errors are its own
+    try:
+        if isinstance(given, (str, bytes, Mapping, Set)):
+            raise TypeError("no list of numbers")
+        answer = [float(x) for x in given]
+    except (TypeError, ValueError) as error:
+        name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
+        what = f"{reprlib.repr(given)} of type {type(given).__name__}"
+        raise BadInput(
+            f"the reward function {name} returned {what}; return a list of one number per response"
+        ) from error
     if len(answer) != len(own):
-        raise ValueError(f"the reward function returned {len(answer)} scores for {len(own)} responses")
+        raise BadInput(f"the reward function returned {len(answer)} scores for {len(own)} responses")
     scores = torch.tensor(world.gather(answer), dtype=torch.float64)
     if not bool(torch.isfinite(scores).all()):
         row = int((~torch.isfinite(scores)).nonzero()[0])
-        raise ValueError(
-            f"the reward of response {row} ({texts[row][:40]!r}) is {float(scores[row])}; it must be finite"
-        )
+        raise BadInput(f"the reward of response {row} ({texts[row][:40]!r}) is {float(scores[row])}; it must be finite")
     return scores

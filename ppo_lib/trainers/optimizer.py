@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models.world import ALONE, World
 
 Metrics = dict[str, float]
@@ -53,7 +54,7 @@ class Order:
 
     def __init__(self, count: int, seed: int) -> None:
         if count < 1:
-            raise ValueError("there is no example to draw from; check the data file")
+            raise BadInput("there is no example to draw from; check the data file")
         self.count = count
         self.generator = torch.Generator().manual_seed(seed)
         self.queue = torch.empty(0, dtype=torch.long)
@@ -177,7 +178,7 @@ class Optimizer:
         """
         saved = [tensors[f"parameter.{i}"] for i in range(sum(key.startswith("parameter.") for key in tensors))]
         if [p.shape for p in saved] != [p.shape for p in self.parameters]:
-            raise ValueError("the checkpoint holds other parameters than this model trains; was the config changed?")
+            raise BadInput("the checkpoint holds other parameters than this model trains; was the config changed?")
         for number, value in enumerate(saved):
             self.masters[number].copy_(self._part(number, value))
         self._round()

@@ -39,7 +39,7 @@ from ppo_lib.models.world import ALONE, World
 from ppo_lib.sampling.rollout import sample_together
 from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.experience import Experience, describe, sample_rows
-from ppo_lib.trainers.judging import RewardFunction, ask, judge
+from ppo_lib.trainers.judging import RewardFunction, judge, watch
 from ppo_lib.trainers.microbatches import Meter, microbatches, minibatches
 from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of
 
@@ -53,7 +53,7 @@ class PPOTrainer:
         prompts: texts to practise on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: true quality where it is known, a function like ``reward``; measured and never trained on.
-        second: another judge, likewise only measured.
+        second: another judge, a reward model or a function, likewise only measured.
         world: the processes that share the work; by default this one does it alone.
 
     Raises:
@@ -67,7 +67,7 @@ class PPOTrainer:
         prompts: Sequence[str],
         reward: RewardModel | RewardFunction,
         gold: RewardFunction | None = None,
-        second: RewardFunction | None = None,
+        second: RewardModel | RewardFunction | None = None,
         world: World = ALONE,
     ) -> None:
         world.check_share("minibatch", config.minibatch)
@@ -262,8 +262,8 @@ class PPOTrainer:
 
     def measure(self, experience: Experience) -> Metrics:
         """What the rollout batch looked like before the update; see :func:`ppo_lib.trainers.experience.describe`."""
-        texts = experience.prompts, experience.texts
-        seen = {name: ask(judge, *texts, self.world) for name, judge in self.watchers.items()}
+        e, size = experience, self.config.microbatch
+        seen = watch(self.watchers, self.backbone, e.prompts, e.texts, e.batch, e.finished, size, self.world)
         self._samples = sample_rows(experience, self.iteration, seen)
         return describe(experience, seen)
 

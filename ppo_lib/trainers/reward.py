@@ -114,11 +114,16 @@ class RewardTrainer:
         }
 
     @torch.no_grad()
-    def evaluate(self, pairs: Sequence[Pair]) -> Metrics:
-        """Loss (nats per pair) and accuracy on pairs that were not trained on."""
+    def compare(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+        """Raw scores ``(N,)`` of the chosen and of the rejected responses of any number of pairs, without gradients."""
         size = min(256, 4 * self.config.microbatch)  # without gradients more fit than in training
         scores = [self.score_pairs(pairs[i : i + size]) for i in range(0, len(pairs), size)]
         chosen, rejected = (torch.cat(column) for column in zip(*scores, strict=True))
+        return chosen, rejected
+
+    def evaluate(self, pairs: Sequence[Pair]) -> Metrics:
+        """Loss (nats per pair) and accuracy on pairs that were not trained on."""
+        chosen, rejected = self.compare(pairs)
         accuracy = float((chosen > rejected).double().mean())
         return {"loss": float(bradley_terry_loss(chosen, rejected)), "accuracy": accuracy}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ppo_lib.errors import BadInput
 from ppo_lib.formulas.masking import masked_mean
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.device import peak_memory_bytes
@@ -99,9 +100,21 @@ class SFTTrainer:
 
     @torch.no_grad()
     def evaluate(self, demonstrations: Sequence[tuple[str, str]]) -> float:
-        """Cross-entropy in nats per token on demonstrations that were not trained on."""
-        prompts, responses = zip(*demonstrations, strict=True)
-        return float(self.loss(prompts, responses)[0])
+        """Cross-entropy in nats per token on demonstrations that were not trained on.
+
+        Every token weighs the same, whatever microbatch it falls into.
+
+        Raises:
+            ValueError: no demonstration, or one that does not fit.
+        """
+        if not demonstrations:
+            raise BadInput("there is no demonstration to evaluate on; give at least one")
+        total, tokens, size = 0.0, 0, self.config.microbatch
+        for i in range(0, len(demonstrations), size):
+            prompts, responses = zip(*demonstrations[i : i + size], strict=True)
+            loss, count = self.loss(prompts, responses)
+            total, tokens = total + float(loss) * count, tokens + count
+        return total / tokens
 
     def samples(self) -> list[dict[str, object]]:
         return []

@@ -20,6 +20,7 @@ import yaml
 from tiny import MANY_EOS, PROMPTS, copies, length, plain, randomise, save_tiny
 
 import ppo_lib
+from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
@@ -310,9 +311,9 @@ def driven(folder: Path, world: World, stop: bool = False):
 
 def test_one_process_writes_and_all_come_to_the_end(tmp_path):
     assert together(tmp_path, lambda p: driven(tmp_path / "run", p)) == ["done", "done"]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert [row["iteration"] for row in rows] == [1, 2, 3]
-    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 3
+    assert len(read_jsonl(tmp_path / "run" / "samples.jsonl")) == 3
     assert (tmp_path / "run" / "model" / "weights").read_text() == "saved"
     assert (tmp_path / "run" / "manifest.json").exists()
 
@@ -390,7 +391,7 @@ def launch(
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(folder / "metrics.jsonl")
     return [plain(row) for row in rows]
 
 
@@ -415,10 +416,8 @@ def test_accelerate_launch_makes_the_same_run_and_goes_on_after_a_kill(place):
     assert metrics_of(place / "killed") == metrics_of(place / "both")
     for one, other in zip(metrics_of(place / "alone"), metrics_of(place / "both"), strict=True):
         close(one, other)
-    samples = [(place / name / "samples.jsonl").read_text().splitlines() for name in ("alone", "both", "killed")]
-    assert [[json.loads(row)["response"] for row in rows] for rows in samples] == [
-        [json.loads(row)["response"] for row in samples[0]]
-    ] * 3
+    samples = [read_jsonl(place / name / "samples.jsonl") for name in ("alone", "both", "killed")]
+    assert [[row["response"] for row in rows] for rows in samples] == [[row["response"] for row in samples[0]]] * 3
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """A model that is divided among processes makes the same run as a whole one, and is whole again where it is saved."""
 
-import json
 import os
 import re
 
@@ -11,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from parallel.test_processes import BASE, MANY_EOS, PAIRS, PROMPTS, close, launch, length, metrics_of, plain, together
 from parallel.test_processes import place as place  # a fixture
+from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.recomputing import blocks_of
@@ -100,6 +100,7 @@ def train_reward(folder, world, options, out=None):
     trainer = CalibratedRewardTrainer(RewardConfig(batch=4, microbatch=1, epochs=4), model, pairs, world)
     result = *run(trainer, steps=3), []
     if out:
+        trainer.calibrate()
         trainer.save(out)
     return result
 
@@ -276,7 +277,7 @@ def test_accelerate_launch_with_fsdp_makes_the_same_run_and_goes_on_after_a_kill
     assert "each batch and each model divided among 2 processes" in again.stdout
     for one, other in zip(metrics_of(place / "whole"), metrics_of(place / "parts"), strict=True):
         close(one, other)
-    texts = [(place / name / "samples.jsonl").read_text().splitlines() for name in ("whole", "parts")]
-    assert [json.loads(row)["response"] for row in texts[0]] == [json.loads(row)["response"] for row in texts[1]]
+    texts = [read_jsonl(place / name / "samples.jsonl") for name in ("whole", "parts")]
+    assert [row["response"] for row in texts[0]] == [row["response"] for row in texts[1]]
     one, other = (ActorCritic.from_pretrained(place / name / "model").state_dict() for name in ("whole", "parts"))
     close_tensors(one, other)

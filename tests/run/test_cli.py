@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +18,19 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ppo_lib.book.jsonl import read_jsonl
+from ppo_lib.errors import BadInput
 from ppo_lib.run import cli, stages
 from ppo_lib.run.cli import main
 from ppo_lib.run.exports import TARGETS
+from ppo_lib.run.folders import load_checkpoint
 from ppo_lib.run.speaking import load_speaker
 from ppo_lib.run.trackers import TRACKERS
 
 CLOCKS = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
+
+
+LONG = "n" * 300  # longer than a name on a disk may be
 
 
 def make_model(folder: Path) -> Path:
@@ -45,7 +53,7 @@ def make_model(folder: Path) -> Path:
 
 
 def write_jsonl(path: Path, rows) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
@@ -54,7 +62,7 @@ def world(tmp_path_factory) -> dict[str, str]:
     """A tiny model, data files, and a recipe for them."""
     folder = tmp_path_factory.mktemp("world")
     model = str(make_model(folder / "model"))
-    words = ["a", "bc", "d e", "fgh", "ij", "k", "lm n", "o"]
+    words = ["a", "bc", "d\u2028e", "fgh", "ij", "k\x85", "lm\x0cn", "o"]
     data = write_jsonl(folder / "sft.jsonl", [{"prompt": w, "response": w[::-1]} for w in words])
     pairs = write_jsonl(
         folder / "pairs.jsonl", [{"prompt": w, "chosen": w + "!", "rejected": "no " + w} for w in words]
@@ -89,7 +97,7 @@ def train(world, stage, out, *more):
 
 def metrics_of(folder):
     """The metrics without clocks and memory, which may differ between two equal runs."""
-    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(Path(folder) / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
 
 
@@ -118,10 +126,10 @@ def test_ppo_writes_the_metrics_that_the_book_names(world, tmp_path):
         "explained_variance grad_norm response_length eos_rate beta learning_rate seconds_rollout seconds_update "
         "tokens_per_second peak_memory_bytes"
     )
-    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    row = read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]
     assert set(names.split()) <= set(row)
     assert next(iter(row)) == "iteration"
-    sample = json.loads((tmp_path / "run" / "samples.jsonl").read_text().splitlines()[0])
+    sample = read_jsonl(tmp_path / "run" / "samples.jsonl")[0]
     assert {"iteration", "prompt", "response", "score"} <= set(sample)
 
 
@@ -182,6 +190,11 @@ def refused(capsys, code):
         ("device=cuda:99", ["device", "cuda:99", "this machine has none"]),
         ("max_new_tokens=1000", ["1000"]),
         ("beta", ["--set", "key=value"]),
+        ("seed=2024-13-45", ["seed=2024-13-45", "not valid YAML"]),
+        ("reward_model=:length", ["':length'", "names no module"]),
+        (f"model={LONG}", [LONG, "cannot be read: File name too long"]),
+        (f"prompts={LONG}", [LONG, "cannot be read: File name too long"]),
+        (f"reward_model={LONG}", [LONG, "cannot be read: File name too long"]),
     ],
 )
 def test_bad_input_to_ppo_is_refused_in_one_line_and_nothing_is_written(world, tmp_path, capsys, setting, words):
@@ -246,6 +259,9 @@ def test_resuming_with_another_setting_is_refused_naming_it(world, tmp_path, cap
         (["report", "."], "nothing to report"),
         (["sample", "--model", "missing", "--prompt", "a"], "cannot be loaded"),
         (["sample", "--model", "pocket:huge", "--prompt", "a"], "pocket:base and pocket:sft"),
+        (["sample", "--model", LONG, "--prompt", "a"], "cannot be read: File name too long"),
+        (["report", LONG], "cannot be read: File name too long"),
+        (["align", "--recipe", "pocket", "--out", LONG], "cannot be read: File name too long"),
     ],
 )
 def test_other_bad_input_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, words):
@@ -345,13 +361,190 @@ def test_the_real_tensorboard_reads_what_was_written(world, tmp_path):
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
 
 
-def test_a_fault_in_the_code_is_not_taken_for_bad_input(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", [RuntimeError, ValueError, OSError, BrokenPipeError, KeyError])
+def test_a_fault_in_the_code_is_not_taken_for_bad_input(world, tmp_path, monkeypatch, fault):
     def broken(self):
-        raise RuntimeError("a bug")
+        raise fault("a bug")
 
+    monkeypatch.setattr(cli, "reader_is_gone", lambda: False)
     monkeypatch.setattr(stages.SFTTrainer, "step", broken)
-    with pytest.raises(RuntimeError, match="a bug"):  # python then exits with 1 and a traceback to report
+    with pytest.raises(fault, match="a bug"):  # python then exits with 1 and a traceback to report
         train(world, "sft", tmp_path / "run")
+
+
+MINE = """
+calls = []
+
+
+def mine(prompts, responses):
+    calls.append(len(prompts))
+    if len(calls) == 3:
+        {fault}
+    return [float(len(response)) for response in responses]
+"""
+
+
+def a_run_of_mine(world, folder, monkeypatch, fault):
+    """The command for a run with a user's reward function, whose third call does something else first."""
+    (folder / "judge_of_mine.py").write_text(MINE.format(fault=fault))
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "judge_of_mine", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a second version within a second would not be seen
+    settings = ["--set", "reward_model=judge_of_mine:mine", "--checkpoint-every", "1"]
+    return ["train", "ppo", "--config", world["recipe"], "--quiet", *settings, "--out"]
+
+
+def test_a_fault_in_a_users_reward_function_shows_its_own_line_and_the_mended_run_goes_on(world, tmp_path, monkeypatch):
+    arguments = a_run_of_mine(world, tmp_path, monkeypatch, 'int("That")')
+    failed = command(*arguments, "run", cwd=tmp_path)
+    assert failed.returncode == 1, failed.stderr
+    assert 'judge_of_mine.py", line 8, in mine' in failed.stderr
+    assert failed.stderr.strip().split("\n")[-1] == "ValueError: invalid literal for int() with base 10: 'That'"
+    assert [row["iteration"] for row in metrics_of(tmp_path / "run")] == [1, 2]
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "000002")[1]["trainer"]["iteration"] == 2
+    arguments = a_run_of_mine(world, tmp_path, monkeypatch, "pass")
+    assert main([*arguments, str(tmp_path / "run"), "--resume"]) == 0
+    assert main([*arguments, str(tmp_path / "whole")]) == 0
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        ('open("no such file")', FileNotFoundError),
+        ('raise BrokenPipeError("nobody listens")', BrokenPipeError),
+        ("[][1]", IndexError),
+    ],
+)
+def test_no_fault_in_a_users_reward_function_is_taken_for_bad_input(world, tmp_path, monkeypatch, statement, fault):
+    monkeypatch.setattr(cli, "reader_is_gone", lambda: False)
+    with pytest.raises(fault) as caught:
+        main([*a_run_of_mine(world, tmp_path, monkeypatch, statement), str(tmp_path / "run")])
+    assert caught.traceback[-1].path.name == "judge_of_mine.py"
+    assert main([*a_run_of_mine(world, tmp_path, monkeypatch, "pass"), str(tmp_path / "run"), "--resume"]) == 0
+    assert len(metrics_of(tmp_path / "run")) == 4
+
+
+def test_whether_the_reader_is_gone_is_asked_of_the_pipe_itself(monkeypatch):
+    """A broken pipe may be another one, such as a user's."""
+    reader, writer = os.pipe()
+    with open(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert not cli.reader_is_gone()
+        os.close(reader)
+        assert cli.reader_is_gone()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("pass", "returned None of type NoneType"),
+        ("return 1.0", "returned 1.0 of type float"),
+        ("return ['good'] * len(responses)", "returned ['good', 'good'"),
+        ("return '1' * len(responses)", "returned '1111' of type str"),
+        ("return dict.fromkeys(range(len(responses)), 1.0)", "of type dict"),
+        ("return set(range(len(responses)))", "of type set"),
+        ("return [None for _ in responses]", "returned [None, None"),
+        ("return [1.0]", "1 scores for 4 responses"),
+        ("return [float('nan')] * 4", "is nan; it must be finite"),
+    ],
+)
+def test_what_a_reward_function_may_not_return_is_told_in_one_line(world, tmp_path, capsys, monkeypatch, body, words):
+    name = f"judge_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"def mine(prompts, responses):\n    {body}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = refused(capsys, train(world, "ppo", tmp_path / "run", "--set", f"reward_model={name}:mine"))
+    assert words in line
+    assert "reward" in line
+    assert name in line or "scores for" in line or "finite" in line
+
+
+@pytest.mark.parametrize("lines", ["yield from map(float, map(len, responses))", "return tuple(map(len, responses))"])
+def test_any_row_of_numbers_is_taken_for_scores(world, tmp_path, monkeypatch, lines):
+    name = f"judge_{abs(hash(lines))}"
+    (tmp_path / f"{name}.py").write_text(f"def mine(prompts, responses):\n    {lines}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train(world, "ppo", tmp_path / "run", "--set", f"reward_model={name}:mine") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("int('That')", ValueError), ("import no_package_of_this_name", ImportError), ("{}.x", AttributeError)],
+)
+def test_a_fault_in_a_users_module_keeps_its_traceback(world, tmp_path, monkeypatch, text, fault):
+    name = f"module_{fault.__name__}"
+    (tmp_path / f"{name}.py").write_text(f"{text}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(fault) as caught:
+        train(world, "ppo", tmp_path / "run", "--set", f"reward_model={name}:mine")
+    assert not isinstance(caught.value, BadInput)
+    assert any(f"{name}.py" in str(entry.path) for entry in caught.traceback)
+
+
+def test_a_place_that_cannot_be_written_is_refused_in_one_line(world, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, train(world, "sft", tmp_path / "file" / "run"))
+    assert "cannot be written: Not a directory; give a folder that you may write to" in line
+    assert train(world, "sft", tmp_path / "run") == 0
+    (tmp_path / "run" / "report.html").mkdir()
+    capsys.readouterr()
+    assert "cannot be written: Is a directory" in refused(capsys, main(["report", str(tmp_path / "run")]))
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}\nx\n")
+    assert "metrics.jsonl: line 2 is not JSON" in refused(capsys, main(["report", str(tmp_path / "run")]))
+
+
+@contextmanager
+def no_file_beyond(size):
+    """As on a disk that has so many bytes left; Python turns the signal into an error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("config.yaml", "run/config.yaml'"),
+        ("metrics.jsonl", "run'"),
+        ("checkpoints/000004/tensors.safetensors", "run/checkpoints'"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(world, tmp_path, capsys, file, told):
+    """The room ends one byte before the file is whole. Tensors are written by Rust, with errors of its own."""
+    every = ["--checkpoint-every", "4"]
+    assert train(world, "ppo", tmp_path / "whole", *every) == 0
+    capsys.readouterr()
+    with no_file_beyond((tmp_path / "whole" / file).stat().st_size - 1):
+        code = train(world, "ppo", tmp_path / "run", *every)
+    line = refused(capsys, code)
+    assert f"{told} cannot be written: " in line
+    assert "make room there and start again, a run with --resume" in line
+    assert train(world, "ppo", tmp_path / "run", *every, "--resume") == 0
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_while_the_model_is_saved_costs_nothing(world, tmp_path, capsys):
+    """The tokenizer is written by Rust, which raises a plain Exception."""
+    assert train(world, "ppo", tmp_path / "run") == 0
+    metrics, room = metrics_of(tmp_path / "run"), (tmp_path / "run" / "model" / "tokenizer.json").stat().st_size - 1
+    shutil.rmtree(tmp_path / "run" / "model")
+    (tmp_path / "run" / "manifest.json").unlink()
+    capsys.readouterr()
+    with no_file_beyond(room):
+        code = train(world, "ppo", tmp_path / "run", "--resume")
+    assert "run/model' cannot be written: " in refused(capsys, code)
+    assert not (tmp_path / "run" / "model").exists()
+    assert train(world, "ppo", tmp_path / "run", "--resume") == 0
+    assert (tmp_path / "run" / "model" / "tokenizer.json").stat().st_size == room + 1
+    assert metrics_of(tmp_path / "run") == metrics
+
+
+def test_reward_training_says_how_it_was_calibrated(world, tmp_path, capsys):
+    assert train(world, "reward", tmp_path / "run") == 0
+    assert "reward: calibrated on 256 answers of the SFT model" in capsys.readouterr().out
 
 
 def test_out_of_memory_is_one_line_with_the_remedy(world, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 
 from ppo_lib import pocket
 from ppo_lib.run.data import load_demonstrations, load_pairs, load_problems, load_prompts, prepared
+from ppo_lib.trainers.configuration import ConfigError
 
 COMMIT = "89abcdef" * 5
 USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
@@ -60,6 +61,18 @@ def test_columns_may_have_the_names_that_data_sets_give_them(tmp_path):
     file = write(tmp_path / "a.jsonl", {"question": "2 + 2?", "answer": "#### 4", "source": "me"})
     assert load_problems(file) == load_demonstrations(file) == [("2 + 2?", "#### 4")]
     assert load_prompts(file) == ["2 + 2?"]
+
+
+def test_a_file_is_cut_at_its_line_ends_and_nowhere_else(tmp_path):
+    """JSON keeps U+2028, U+0085 and others in a text as they are, and models write them; str.splitlines cuts there."""
+    odd = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\rj\nk"
+    line = json.dumps({"prompt": f"Why {odd}?", "response": odd}, ensure_ascii=False)
+    for end in ("\n", "\r\n"):
+        (tmp_path / "odd.jsonl").write_bytes(f"{line}{end}{line}{end}".encode())
+        assert load_demonstrations(str(tmp_path / "odd.jsonl")) == [(f"Why {odd}?", odd)] * 2
+    (tmp_path / "odd.jsonl").write_text(f"{line}\n{line}\n{{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"odd\.jsonl, line 3: is not JSON"):
+        load_demonstrations(str(tmp_path / "odd.jsonl"))
 
 
 def test_conversations_of_one_turn_are_read(tmp_path):

@@ -4,14 +4,19 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from tiny import randomise
 
-from ppo_lib.book.intervals import share, wins
+from ppo_lib.book.intervals import share, wilson_interval, wins
+from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.run.cli import main
 from ppo_lib.run.evaluation import EvaluationConfig, before_and_after, format_table, reward_accuracy
+from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import PPOConfig, RewardConfig
+from ppo_lib.trainers.reward import RewardTrainer, pairs_from_ranking
 
 
 def longest(prompts, responses):
@@ -92,14 +97,50 @@ def test_a_reward_model_is_measured_on_pairs_held_out(tiny_folder, tmp_path):
     config = RewardConfig(data=str(tmp_path / "pairs.jsonl"), lora_rank=2, device="cpu")
     assert reward_accuracy(config, tmp_path / "reward", sft) is None  # no pairs were held out
     how = EvaluationConfig(pairs=config.data)
-    assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6)
+    assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6) | {"groups": 6}
 
     too_long = {"prompt": "d", "chosen": "very " * 50, "rejected": "no"}
     (tmp_path / "pairs.jsonl").write_text("\n".join([*lines, json.dumps(too_long)]))
     with pytest.raises(ValueError, match="30"):
         reward_accuracy(replace(config, max_length=30), tmp_path / "reward", sft, how)
     config = replace(config, max_length=30, drop_longer=True)
-    assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6)
+    assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6) | {"groups": 6}
+
+
+def test_the_interval_knows_that_pairs_of_one_ranking_resemble_each_other(tiny_folder, tmp_path, monkeypatch):
+    """Four rankings of six pairs, each right as a whole or not at all, tell no more than four pairs would."""
+    sft = tiny_folder()
+    RewardModel(Backbone.from_pretrained(sft), 2).save_pretrained(tmp_path / "reward")
+    pairs = [pair for prompt in "abcd" for pair in pairs_from_ranking(prompt, ["w", "x", "y", "z"])]
+    lines = [json.dumps(dict(zip(("prompt", "chosen", "rejected"), pair, strict=True))) for pair in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    right = torch.tensor([float(prompt in "ab") for prompt, _, _ in pairs])
+    monkeypatch.setattr(RewardTrainer, "score_pairs", lambda self, pairs: (right, 1 - right))
+    config = RewardConfig(data=str(tmp_path / "pairs.jsonl"), lora_rank=2, device="cpu")
+    found = reward_accuracy(config, tmp_path / "reward", sft, EvaluationConfig(pairs=config.data))
+    assert (found["share"], found["count"], found["groups"]) == (0.5, 24, 4)
+    low, high = wilson_interval(1.5, 3)  # as many as its variance allows: with 4 groups, one freedom goes to the mean
+    assert found["low"] == pytest.approx(low, abs=0.02)
+    assert found["high"] == pytest.approx(high, abs=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_second_judge_reads_truncated_answers_as_truncated(run, tmp_path, temperature):
+    """A reward model of our own, which reads a score at the EOS where there is one."""
+    config, policy = run
+    judge = RewardModel(Backbone.from_pretrained(config.model), 2)
+    randomise(judge.parameters_to_train(), seed=1)
+    judge.save_pretrained(tmp_path / "judge")
+    config = replace(config, second_judge=str(tmp_path / "judge"), max_new_tokens=3)
+    result = before_and_after(config, policy, how=EvaluationConfig(temperature=temperature, count=5))
+    assert result["before"]["eos_rate"] < 1
+    backbone = Backbone.from_pretrained(config.model)
+    drawn = sample(backbone, backbone.encode_prompts([row["prompt"] for row in result["rows"]]), 3, 0.0, None)
+    if temperature == 0:
+        found = [row["second before"] for row in result["rows"]]
+        assert found == pytest.approx(judge.score_batch(drawn.batch).tolist(), abs=1e-5)
+    ended = judge.scores(*zip(*((row["prompt"], row["response before"]) for row in result["rows"]), strict=True))
+    assert result["before"]["second_mean"] != pytest.approx(sum(ended) / len(ended), abs=1e-3)
 
 
 def test_a_recipe_of_ppo_alone_runs_through_align_and_reports_its_shares(run, tmp_path, capsys):
@@ -116,9 +157,9 @@ evaluation: {{prompts: {config.prompts}, temperature: 0, count: 3}}
     said = capsys.readouterr().out
     assert "On 3 held-out prompts, greedy" in said
     assert "right by the second judge" in said
-    metrics = json.loads((out / "ppo" / "metrics.jsonl").read_text().splitlines()[0])
+    metrics = read_jsonl(out / "ppo" / "metrics.jsonl")[0]
     assert {"score_mean", "second_mean"} <= set(metrics)
-    sample = json.loads((out / "ppo" / "samples.jsonl").read_text().splitlines()[0])
+    sample = read_jsonl(out / "ppo" / "samples.jsonl")[0]
     assert sample["prompt"].endswith(" =")
     assert (out / "report.html").exists()
     assert not (out / "sft").exists()

@@ -1,5 +1,6 @@
 """Run folders: whole or absent files, refusals that touch nothing, and resuming from any moment."""
 
+import gzip
 import json
 import math
 import os
@@ -12,10 +13,11 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from ppo_lib.book.jsonl import append_lines, read_jsonl
+from ppo_lib.book.jsonl import append_lines, parse_lines, read_jsonl
 from ppo_lib.book.recordings import list_recorded, load_recorded, save_recorded
 from ppo_lib.run.folders import Interrupted, RunFolder, drive, load_checkpoint, save_checkpoint, saved_checkpoints
 from ppo_lib.run.manifests import manifest
+from ppo_lib.run.report import write_report
 from ppo_lib.trainers.configuration import ConfigError, option
 
 
@@ -106,6 +108,63 @@ def test_a_run_that_waited_for_others_counts_only_its_own_time(tmp_path):
     assert json.loads((run.path / "manifest.json").read_text())["seconds"] < 500
 
 
+def test_a_model_is_calibrated_once_after_the_last_step_and_before_it_is_saved(tmp_path):
+    """Also where the run was killed between the two: the step is taken again, from the same state."""
+    done, told = [], []
+
+    class Scale(Walk):
+        def calibrate(self):
+            done.append(f"calibrated at {self.iteration}")
+            return "calibrated on 3 answers"
+
+        def save(self, folder):
+            done.append("saved")
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            super().save(folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(drive(Scale(), RunFolder(tmp_path / "run"), progress=False, say=told.append))
+    list(drive(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
+    assert done == ["calibrated at 5", "saved"] * 2
+    assert told == ["calibrated on 3 answers"] * 2
+    list(drive(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
+    assert len(done) == 4
+
+
+# Where str.splitlines cuts a text and JSON does not: models write these, and JSON keeps most of them as they are.
+SEPARATORS = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\r\nj\tk"
+
+
+class Writer(Walk):
+    """A walk that writes such texts, and has a metric of such a name."""
+
+    def step(self):
+        return super().step() | {f"odd{SEPARATORS}": 1.0}
+
+    def samples(self):
+        return [{"prompt": SEPARATORS, "response": f"{SEPARATORS}{self.iteration}", "score": 1.0}]
+
+
+def test_texts_with_all_kinds_of_separators_survive_a_run_a_resume_a_report_and_a_recording(tmp_path):
+    def stop(trainer):
+        if trainer.iteration == 3:
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        run_all(tmp_path / "run", Writer(on_step=stop))
+    run_all(tmp_path / "run", Writer(), resume=True)
+    run = RunFolder(tmp_path / "run", resume=True)
+    assert [row["iteration"] for row in run.metrics()] == [1, 2, 3, 4, 5]
+    assert all(f"odd{SEPARATORS}" in row for row in run.metrics())
+    assert [row["response"] for row in run.samples()] == [f"{SEPARATORS}{i}" for i in range(1, 6)]
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert all(letter in page for letter in SEPARATORS if letter not in "\r")
+    saved = save_recorded(tmp_path / "recorded", run.metrics(), run.samples(), {"seed": 0})
+    rows = parse_lines(gzip.decompress((saved / "samples.jsonl.gz").read_bytes()).decode(), "samples")
+    assert rows == run.samples()
+
+
 def test_nothing_in_a_run_is_pickled(tmp_path):
     run_all(tmp_path / "run")
     suffixes = {p.suffix for p in (tmp_path / "run").rglob("*") if p.is_file()}
@@ -115,9 +174,9 @@ def test_nothing_in_a_run_is_pickled(tmp_path):
 def test_every_line_is_on_disk_when_its_metrics_are_yielded(tmp_path):
     run = RunFolder(tmp_path / "run")
     for count, metrics in enumerate(drive(Walk(), run, progress=False), start=1):
-        lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-        assert len(lines) == count
-        assert lines[-1].endswith("\n")
+        lines = (run.path / "metrics.jsonl").read_text().split("\n")
+        assert len(lines) == count + 1
+        assert lines.pop() == ""
         assert json.loads(lines[-1]) == metrics
 
 

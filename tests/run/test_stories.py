@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ppo_lib.errors import BadInput
 from ppo_lib.run import stories
 from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
 
@@ -87,3 +88,36 @@ def test_the_real_files_are_read_and_the_word_judge_agrees_with_people_more_ofte
     verdicts = list(zip(judge(prompts, chosen), judge(prompts, rejected), strict=True))
     right = sum(a > b for a, b in verdicts) + 0.5 * sum(a == b for a, b in verdicts)
     assert 0.65 < right / len(pairs) < 0.75  # seen: 0.68; a coin gives 0.5 with a standard error of 0.014
+
+
+def test_files_are_cut_at_their_line_ends_and_nowhere_else(tmp_path):
+    """Texts hold characters that str.splitlines cuts at, and JSON keeps them as they are."""
+    odd = "One\u2028two\x85three. Four five\u2029six."
+    for name in ("stories", "sentiment"):
+        (tmp_path / name).mkdir()
+    rows = "".join(json.dumps({"text": odd}, ensure_ascii=False) + "\n" for _ in range(6))
+    (tmp_path / "stories" / "a.jsonl").write_text(rows, encoding="utf-8")
+    rated = "".join(f"{i}\t{i % 3}\tone\x85two\u2028three {i}\n" for i in range(6))
+    (tmp_path / "sentiment" / "film_GroundTruth.txt").write_text(rated, encoding="utf-8")
+    (tmp_path / "sentiment" / "vader_lexicon.txt").write_text("go\u2028od\t1.9\t0.9\n", encoding="utf-8")
+    assert len(stories.stories(tmp_path, "train")) == 4
+    assert sorted(text for _, text in stories.ratings(tmp_path)) == [f"one\x85two\u2028three {i}" for i in range(6)]
+    assert stories.lexicon_judge(tmp_path)([""], ["a cat"]) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("stories/a.jsonl", '{"text": "A."}\n{"text": \n', r"a\.jsonl, line 2: is not JSON"),
+        ("stories/a.jsonl", '{"story": "A."}\n', r"a\.jsonl, line 1: holds no text"),
+        ("stories/a.jsonl", "3\n", r"a\.jsonl, line 1: holds no text"),
+        ("sentiment/film_GroundTruth.txt", "1\t0.5\ta b c\n2\ta b c\n", "line 2: has 2 columns, but must have 3"),
+        ("sentiment/film_GroundTruth.txt", "1\thigh\ta b c\n", "line 1: 'high' is no rating"),
+        ("sentiment/vader_lexicon.txt", "good\tvery\n", "line 1: 'very' is no rating"),
+    ],
+)
+def test_a_damaged_file_is_refused_naming_file_and_line(folder, file, text, words):
+    (folder / file).write_text(text)
+    read = {"stories": stories.prompts, "film_": stories.ratings, "vader": stories.lexicon_judge}
+    with pytest.raises(BadInput, match=words):
+        next(what for name, what in read.items() if name in file)(folder)

@@ -1,11 +1,11 @@
 """The verifiable reward: which numbers it reads, and that it reads every answer of the real GSM8K files."""
 
-import json
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.run.judges import ExactAnswer, last_number, marked_number
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
@@ -55,7 +55,7 @@ def test_what_cannot_be_compared_is_refused():
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="needs ../shared/data/gsm8k, which is not here")
 @pytest.mark.parametrize(("file", "count"), [("train.jsonl", 7473), ("test.jsonl", 1319)])
 def test_every_answer_of_gsm8k_is_read_as_it_is_written(file, count):
-    rows = [json.loads(line) for line in (GSM8K / file).read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(GSM8K / file)
     assert len(rows) == count
     for row in rows:
         written = row["answer"].rpartition("####")[2].strip().replace(",", "")

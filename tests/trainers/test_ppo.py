@@ -33,6 +33,7 @@ from ppo_lib.models.world import ALONE
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.experience import Experience
+from ppo_lib.trainers.judging import ask, watch
 from ppo_lib.trainers.microbatches import microbatches
 from ppo_lib.trainers.ppo import PPOTrainer
 
@@ -460,6 +461,29 @@ def test_shared_separate_and_function_give_the_same_scores(build, build_tiny, tm
     trainer.reward = shared
     raw = shared(batch).tolist()
     assert trainer.judge(prompts, texts, batch).tolist() == pytest.approx(raw, abs=1e-5)
+
+
+def test_judges_that_look_on_read_what_the_main_judge_reads(build, tmp_path):
+    """Truncated responses without an EOS, whether they share the policy's backbone or have one of their own."""
+    trainer = build()
+    shared = RewardModel(trainer.backbone, lora_rank=4)
+    randomise(shared.parameters_to_train(), seed=1)
+    shared.calibrate(["a", "b", "c"], ["x", "yy", "zzz"])
+    shared.save_pretrained(tmp_path)
+    separate = RewardModel.from_pretrained(tmp_path)
+    prompts, texts, finished = PROMPTS[:3], ["one", "", "three and more"], torch.tensor([True, True, False])
+    batch = encode_pairs(trainer.backbone.tokenizer, prompts, texts, EOS, PAD)
+    batch.response_lengths[2] -= 1
+    trainer.reward = shared
+    wanted = trainer.judge(prompts, texts, batch, finished).tolist()
+    watchers = {"gold": length, "second": separate, "third": shared}
+    seen = watch(watchers, trainer.backbone, prompts, texts, batch, finished)
+    assert list(seen) == list(watchers)
+    assert seen["gold"].tolist() == length(prompts, texts)
+    assert seen["gold"].dtype == torch.float64  # its mean is that of the numbers as they were given
+    for name in ("second", "third"):
+        assert seen[name].tolist() == pytest.approx(wanted, abs=1e-5)
+    assert ask(separate, prompts, texts).tolist()[2] != pytest.approx(wanted[2], abs=1e-3)  # its EOS would have counted
 
 
 def test_a_separate_reward_model_is_told_which_responses_were_cut_off(build, tmp_path, monkeypatch):

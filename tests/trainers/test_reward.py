@@ -5,12 +5,14 @@ from itertools import chain
 
 import pytest
 import torch
-from tiny import check_equal_updates, check_goes_on, copies, only_these_move, plain, randomise
+from tiny import EOS, MANY_EOS, check_equal_updates, check_goes_on, copies, only_these_move, plain, randomise
 
 from ppo_lib.formulas.losses import bradley_terry_loss
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.models.tokens import decode_prompts, decode_responses
 from ppo_lib.run import stages
+from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, RewardConfig
 from ppo_lib.trainers.reward import RewardTrainer, pairs_from_ranking, rankings_of
 
@@ -102,30 +104,64 @@ def test_the_saved_model_scores_the_same(build_tiny, tmp_path):
     assert loaded.scores(["a"] * 3, GOOD) == trainer.model.scores(["a"] * 3, GOOD)
 
 
-def test_calibration_answers_in_pieces_of_bounded_size_and_ends_at_mean_0_and_deviation_1(
-    build_tiny, monkeypatch, tmp_path
-):
-    backbone, told, answers = build_tiny(), [], []
+def calibrating(backbone, pairs=PAIRS) -> stages.CalibratedRewardTrainer:
+    """Reward training with a head that has learned something."""
+    trainer = stages.CalibratedRewardTrainer(RewardConfig(lora_rank=4), RewardModel(backbone, lora_rank=4), pairs)
+    randomise(trainer.model.parameters_to_train())
+    return trainer
 
-    def answer(backbone, prompts, budget, temperature, seed):
-        told.append((seed, prompts, budget))
-        answers.extend(f"{prompt} {'so ' * (i % 5)}" for i, prompt in enumerate(prompts))
-        return answers[-len(prompts) :]
 
-    monkeypatch.setattr(stages, "generate_text", answer)
+def test_calibration_answers_in_pieces_of_bounded_size_and_ends_at_mean_0_and_deviation_1(build_tiny, monkeypatch):
+    trainer, seeds, budgets, drawn = calibrating(build_tiny()), [], [], []
+
+    def answer(backbone, prompts, budget, temperature, adapter, generator):
+        seeds.append(generator.initial_seed())
+        budgets.append(budget)
+        drawn.append(sample(backbone, prompts, budget, temperature, adapter, generator))
+        return drawn[-1]
+
+    monkeypatch.setattr(stages, "sample", answer)
     monkeypatch.setattr(stages, "CALIBRATION_TOKENS", 1000)
-    trainer = stages.CalibratedRewardTrainer(RewardConfig(lora_rank=4), RewardModel(backbone, lora_rank=4), PAIRS)
-    torch.nn.init.normal_(trainer.model.head.weight)
-    trainer.save(tmp_path)
-    prompts = [prompt for _, piece, _ in told for prompt in piece]
+    said = trainer.calibrate()
+    tokenizer, batches = trainer.model.backbone.tokenizer, [piece.batch for piece in drawn]
+    prompts = [prompt for batch in batches for prompt in decode_prompts(tokenizer, batch)]
     assert prompts == [f"Q{i % 4}?" for i in range(256)]
-    assert len({seed for seed, *_ in told}) == len(told) > 1
-    for _, piece, budget in told:
-        assert budget == len("yes, it is")
-        assert len(piece) * (len("Q0?") + budget) <= 1000
-    scores = torch.tensor(trainer.model.scores(prompts, answers))
+    assert len(set(seeds)) == len(seeds) > 1
+    assert set(budgets) == {len("yes, it is")}
+    assert all(len(batch) * (len("Q0?") + len("yes, it is")) <= 1000 for batch in batches)
+    answers = [answer for batch in batches for answer in decode_responses(tokenizer, batch)]
+    finished = [bool(ended) for piece in drawn for ended in piece.finished]
+    scores = torch.tensor(trainer.model.scores(prompts, answers, finished))
     assert abs(float(scores.mean())) < 1e-5
     assert float(scores.std()) == pytest.approx(1, abs=1e-5)
+    assert f"256 answers of the SFT model, {256 - sum(finished)} of them cut off at 10 tokens" in said
+
+
+def test_calibration_reads_truncated_answers_as_truncated(build_tiny, monkeypatch):
+    """A reward model that sees nothing but the EOS tells the truncated answers from the others: mean and spread do."""
+    trainer = calibrating(build_tiny(eos=MANY_EOS))
+    ended, drawn = [], []
+    monkeypatch.setattr(stages, "sample", lambda *how: drawn.append(sample(*how)) or drawn[-1])
+
+    def last_is_eos(batch):
+        last = batch.sequences.gather(1, (batch.prompt_width + batch.response_lengths - 1).unsqueeze(1)).squeeze(1)
+        ended.extend((last == EOS).tolist())
+        return (last == EOS).float()
+
+    monkeypatch.setattr(trainer.model, "forward", last_is_eos)
+    trainer.calibrate()
+    finished = torch.cat([piece.finished for piece in drawn])
+    assert 0 < int(finished.sum()) < 256
+    assert ended == finished.tolist()
+    assert float(trainer.model.mean) == pytest.approx(float(finished.double().mean()))
+
+
+def test_saving_only_writes(build_tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "sample", None)
+    trainer = calibrating(build_tiny())
+    trainer.save(tmp_path)
+    assert (float(trainer.model.mean), float(trainer.model.std)) == (0.0, 1.0)
+    assert (tmp_path / "reward_head.safetensors").is_file()
 
 
 def test_pairs_are_evaluated_in_pieces_of_four_microbatches(build_tiny, monkeypatch):

@@ -54,6 +54,22 @@ def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny, rank
     assert trainer.evaluate(PAIRS[:5]) < before - 0.3
 
 
+def test_it_is_evaluated_in_microbatches_and_every_token_weighs_the_same(build_tiny, monkeypatch):
+    trainer = build(build_tiny(dtype="float64"), microbatch=2)
+    whole = trainer.loss(*zip(*PAIRS[:5], strict=True))[0].item()
+    sizes, hidden_states = [], trainer.backbone.hidden_states
+
+    def counted(batch, adapter=None):
+        sizes.append(len(batch))
+        return hidden_states(batch, adapter)
+
+    monkeypatch.setattr(trainer.backbone, "hidden_states", counted)
+    assert trainer.evaluate(PAIRS[:5]) == pytest.approx(whole, abs=1e-6)
+    assert sizes == [2, 2, 1]
+    with pytest.raises(ValueError, match="no demonstration to evaluate on"):
+        trainer.evaluate([])
+
+
 def test_iterations_are_epochs_times_batches(build_tiny):
     assert build(build_tiny(), epochs=3, batch=5, microbatch=5).iterations == 9
     assert build(build_tiny(), epochs=2, batch=64, microbatch=5).iterations == 2
