@@ -20,7 +20,7 @@ from ppo_lib.run import cli, stages
 from ppo_lib.run.cli import main
 from ppo_lib.run.exports import TARGETS
 from ppo_lib.run.speaking import load_speaker
-from ppo_lib.run.trackers import TRACKERS
+from ppo_lib.run.trackers import TRACKERS, tracker
 
 CLOCKS = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
 
@@ -289,7 +289,7 @@ def test_a_launch_with_an_engine_that_is_not_supported_is_refused(world, tmp_pat
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_training(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: None)
     line = refused(capsys, train(world, "sft", tmp_path / "run", "--log", "trackio"))
     assert "pip install trackio" in line
     assert not (tmp_path / "run").exists()
@@ -300,18 +300,48 @@ def test_a_tracker_gets_the_config_and_every_iteration(world, tmp_path, monkeypa
     calls = []
 
     class Client:
-        init = staticmethod(lambda **kwargs: calls.append(("init", kwargs)))
+        """The module, and the run that its ``init`` gives."""
+
+        def init(**kwargs):
+            calls.append(("init", kwargs))
+            return Client
+
         log = staticmethod(lambda metrics, step: calls.append(("log", step, metrics)))
         finish = staticmethod(lambda: calls.append(("finish",)))
 
-    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, kind, Client)
     assert train(world, "sft", tmp_path / "run", "--log", kind) == 0
     assert [call[0] for call in calls] == ["init", "log", "log", "log", "log", "finish"]
     assert calls[0][1]["config"]["batch"] == 4
+    assert calls[0][1]["project"] == "ppo_lib"
+    assert calls[0][1]["name"] == "run"
+    assert calls[0][1]["resume"] == "allow"
     assert [call[1] for call in calls[1:-1]] == [1, 2, 3, 4]
     assert "loss" in calls[1][2]
     assert "iteration" not in calls[1][2]
+    assert ("id" in calls[0][1]) == (kind == "wandb")
+
+
+def test_a_resumed_run_goes_on_under_its_identity_at_wandb(tmp_path, monkeypatch):
+    seen = []
+    run = SimpleNamespace(log=lambda metrics, step: None, finish=lambda: None)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **kwargs: seen.append(kwargs) or run))
+    for _ in range(2):
+        with tracker("wandb", tmp_path, {}) as log:
+            log({"iteration": 1, "loss": 2.0})
+    assert seen[0]["id"] == seen[1]["id"] == (tmp_path / "wandb_id").read_text()
+
+
+def test_a_tracker_is_closed_when_the_run_fails(tmp_path, monkeypatch):
+    closed = []
+    run = SimpleNamespace(log=lambda metrics, step: None, finish=lambda: closed.append(True))
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=lambda **kwargs: run))
+    with pytest.raises(RuntimeError, match="a bug"), tracker("trackio", tmp_path, {}):
+        raise RuntimeError("a bug")
+    assert closed == [True]
 
 
 def test_tensorboard_gets_every_metric_at_its_iteration(world, tmp_path, monkeypatch):
@@ -321,13 +351,16 @@ def test_tensorboard_gets_every_metric_at_its_iteration(world, tmp_path, monkeyp
         def __init__(self, folder):
             assert folder == str(tmp_path / "run" / "tensorboard")
 
-        def add_scalar(self, name, value, step):
-            written.append((name, value, step))
+        def add_scalar(self, name, value, global_step):
+            written.append((name, value, global_step))
+
+        def flush(self):
+            pass
 
         def close(self):
             written.append("closed")
 
-    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
     assert train(world, "sft", tmp_path / "run", "--log", "tensorboard") == 0
     losses = [row["loss"] for row in metrics_of(tmp_path / "run")]
