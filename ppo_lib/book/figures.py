@@ -2,7 +2,8 @@
 
 A chart is HTML (an SVG picture, its caption, and its numbers in a folded table) with a text form beside it. Axes and
 text take the colour of the page around them, so that light and dark pages both work; the picture scales to a phone's
-width. Every number is rounded before it is drawn: the same data gives the same bytes, which nbval compares.
+width. Every number is rounded before it is drawn: the same data gives the same bytes, which nbval compares. Drawn by
+hand for that: libraries of charts need a script in the page, or their bytes change with version and fonts.
 """
 
 import math

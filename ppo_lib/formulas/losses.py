@@ -190,6 +190,9 @@ def value_loss(
 
     Raises:
         ValueError: wrong shape, empty mask, non-finite counted value, ``clip`` without ``old_values``, ``clip < 0``.
+
+    Source: Schulman et al. (2017), equation 9, for the error; its clip is in no paper but in the code of OpenAI
+    Baselines' ``ppo2``, which trainers of language models took over.
     """
     keep = check_mask(mask)
     values = fill_padding("values", values, keep)
@@ -218,6 +221,8 @@ def entropy(logits: Tensor) -> Tensor:
 
     Raises:
         ValueError: not three-dimensional.
+
+    Source: Shannon (1948) for the quantity; Mnih et al. (2016), section 4, for a bonus of it in a policy's loss.
     """
     if logits.dim() != 3:
         raise ValueError(f"logits has shape {shape_of(logits)}, but must be (B, T, V)")
@@ -244,6 +249,8 @@ def ppo_loss(
 
     Raises:
         ValueError: a negative coefficient, which would train the critic away from its target or destroy entropy.
+
+    Source: Schulman et al. (2017), equation 9, where it is an objective, with the signs turned round.
     """
     if not (value_coef >= 0 and entropy_coef >= 0):
         raise ValueError(

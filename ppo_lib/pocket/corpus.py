@@ -1,9 +1,9 @@
 """The base model's reading: an endless stream of short documents about the atlas.
 
-A question that opens a text is always followed by a multiple-choice quiz, never by an answer: that is the documents'
-story of a base model that continues text where its user wanted an answer. The facts are stated elsewhere, in other
-styles. Marked exams, announced as such, hold right and wrong answers with the teacher's verdict: as the base models of
-the real world have, this one has read what judging looks like. All other documents are true.
+A question that opens a text is always followed by a multiple-choice quiz, never by an answer: so its reader is a base
+model that continues a text where its user wanted an answer. The facts are stated elsewhere, in other styles. Marked
+exams, announced as such, hold right and wrong answers with the teacher's verdict: as the base models of the real world
+have, this one has read what judging looks like. All other documents are true.
 
 Answers of an exam may be handed in as texts of their own (``handed_in``): each ends with the end-of-text token, and the
 verdict comes after. A model that has read such exams judges where a text ends, which is where a reward model will read

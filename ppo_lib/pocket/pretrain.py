@@ -16,7 +16,7 @@ from ppo_lib.pocket.corpus import documents
 
 
 def pocket_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """The pocket models' architecture: a Llama of 0.92 million parameters with tied embeddings."""
+    """The pocket models' architecture: a Llama of 0.96 million parameters with tied embeddings."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,

@@ -1,7 +1,7 @@
 """The command line.
 
-    python -m ppo_lib train sft|reward|ppo --config FILE | --recipe NAME  --out DIR  [--set key=value ...] [--resume]
-    python -m ppo_lib align --recipe NAME --out DIR         all three stages, then a table and an HTML report
+    python -m ppo_lib train sft|reward|ppo|grpo|dpo --config FILE|--recipe NAME --out DIR [--set KEY=VALUE] [--resume]
+    python -m ppo_lib align --recipe NAME --out DIR         SFT, reward model, PPO; then a table and an HTML report
     python -m ppo_lib sample --model DIR --prompt TEXT      let a model answer
     python -m ppo_lib export openrlhf|verl --recipe NAME    PPO's configuration in another trainer's words
     python -m ppo_lib report DIR                            curves and samples of a run as one HTML file
@@ -22,7 +22,7 @@ from typing import NoReturn
 from ppo_lib.models.registry import TOY
 
 # What others define is said again here, so that --help needs no torch; a test holds them together.
-STAGES, TARGETS = ("sft", "reward", "ppo"), ("openrlhf", "verl")
+STAGES, TARGETS = ("sft", "reward", "ppo", "grpo", "dpo"), ("openrlhf", "verl")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 

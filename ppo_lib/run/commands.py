@@ -39,6 +39,7 @@ from ppo_lib.trainers.configuration import (
     to_mapping,
 )
 
+ALIGNED = ("sft", "reward", "ppo")  # the stages of ``align``; those that a recipe has besides are for ``train``
 SECTIONS = {*CONFIGS, "evaluation"}
 
 
@@ -176,14 +177,17 @@ def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
     """Settings of ``align``: ``key=value`` without a section goes to every stage that has the key.
 
     Raises:
-        ConfigError: no stage has it.
+        ConfigError: no stage has it, or it is meant for a stage that ``align`` does not run.
     """
     result = []
     for setting in settings:
         key = setting.partition("=")[0].strip()
-        owners = [stage for stage, cls in CONFIGS.items() if stage in sections and key in field_names(cls)]
+        stage = key.partition(".")[0]
+        if stage in CONFIGS and stage not in ALIGNED:
+            raise ConfigError(f"--set {setting!r}: align runs {', '.join(ALIGNED)}; use train {stage}")
+        owners = [stage for stage in ALIGNED if stage in sections and key in field_names(CONFIGS[stage])]
         if "." not in key and "=" in setting and not owners and key not in sections:
-            known = sorted({name for cls in CONFIGS.values() for name in field_names(cls)})
+            known = sorted({name for stage in ALIGNED for name in field_names(CONFIGS[stage])})
             raise ConfigError(f"--set {setting!r}: no stage has the key {key!r}; {suggestion(key, known)}")
         result += [f"{stage}.{setting}" for stage in owners] or [setting]
     return result
@@ -197,24 +201,24 @@ def field_names(cls: type) -> list[str]:
 def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], EvaluationConfig]:
     """The configurations of a recipe's stages, in order, and of the measuring at its end.
 
-    A recipe has all three stages, or PPO alone where a reward needs no training. What a stage stands on is what the
-    stage before has made, whatever its section says.
+    A recipe has all three stages, or PPO alone where a reward needs no training; sections of other stages are left
+    alone. What a stage stands on is what the stage before has made, whatever its section says.
 
     Raises:
         ConfigError: other sections, or a section that cannot be used.
     """
-    stages = set(mapping) - {"evaluation"}
-    if stages not in (set(CONFIGS), {"ppo"}):
-        needed = f"align needs {', '.join(CONFIGS)}, or ppo alone"
+    stages = set(mapping) - {"evaluation"} - (set(CONFIGS) - set(ALIGNED))
+    if stages not in (set(ALIGNED), {"ppo"}):
+        needed = f"align needs {', '.join(ALIGNED)}, or ppo alone"
         raise ConfigError(f"{where}: has the sections {sorted(mapping)}, but {needed}")
     standing = {"reward": {"model": "../sft/model"}}
     if "reward" in stages:
         standing["ppo"] = {"model": "../sft/model", "reward_model": "../reward/model"}
     configs: dict[str, Any] = {
         stage: read_config(
-            cls, section_of(mapping, stage, where) | standing.get(stage, {}), f"{where}, section {stage}"
+            CONFIGS[stage], section_of(mapping, stage, where) | standing.get(stage, {}), f"{where}, section {stage}"
         )
-        for stage, cls in CONFIGS.items()
+        for stage in ALIGNED
         if stage in stages
     }
     section = section_of(mapping, "evaluation", where) if "evaluation" in mapping else {}

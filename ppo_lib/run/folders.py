@@ -11,7 +11,8 @@ after the last checkpoint is dropped, and those iterations are done again, bit f
 
 A process may be killed between any two instructions. So everything is written under a temporary
 name, pushed to the disk, and then renamed, which the file system does in one step. A checkpoint is
-a folder ``000012`` with ``tensors.safetensors`` and ``values.json``; nothing is ever unpickled.
+a folder ``000012`` with ``tensors.safetensors`` and ``values.json``; nothing is ever unpickled. By hand, since what
+accelerate and transformers save is pickled in part, and is not cut to the same line as the metrics beside it.
 """
 
 import json
@@ -47,7 +48,7 @@ SHOWN = ("loss", "accuracy", "score_mean", "gold_mean", "second_mean", "kl_k3", 
 
 
 class Stage(Trainer, Protocol):
-    """A trainer with its configuration: SFT, reward model and PPO all are."""
+    """A trainer with its configuration: SFT, reward model, PPO, GRPO and DPO all are."""
 
     config: Any
 

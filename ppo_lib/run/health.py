@@ -12,7 +12,7 @@ wide, and a run that learns may still leave one for a while: a value outside is 
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -178,13 +178,13 @@ LIMITS: list[tuple[str, str, int, int, str, str, str]] = [
     ),
     (
         "accuracy", "low", 20, 20,
-        "the reward model hardly beats a coin",
+        "the order of the pairs hardly beats a coin",
         "The pairs are noise, chosen and rejected are mixed up, or the learning rate is off.",
         "Check a few pairs by hand, then try another learning_rate.",
     ),
     (
         "accuracy", "high", 20, 20,
-        "the reward model orders every training pair rightly",
+        "every training pair is ordered rightly",
         "It remembers the pairs, or an artefact gives the chosen response away.",
         "Look at held-out accuracy; use fewer epochs.",
     ),
@@ -195,8 +195,9 @@ def diagnose(metrics: Rows, config: Mapping[str, Any] | None = None) -> list[Fin
     """Look for known symptoms in the metrics of a run; also of one that has not ended.
 
     Args:
-        metrics: rows of ``metrics.jsonl``, of any of the three stages.
-        config: the run's configuration, where some limits depend on it (``dtype``, ``epochs``).
+        metrics: rows of ``metrics.jsonl``, of any stage.
+        config: the run's configuration, where some limits depend on it (``dtype``, ``epochs``), and whose keys alone a
+            remedy may name.
 
     Returns:
         Findings in the order of the iteration where each was first seen; empty for a healthy run.
@@ -213,7 +214,25 @@ def diagnose(metrics: Rows, config: Mapping[str, Any] | None = None) -> list[Fin
         found += outside(rows[skip:], metric, limits[metric], side, window, words)
     for rule in TRENDS:
         found += rule(rows, settings)
+    found = [replace(finding, remedy=within(finding.remedy, settings)) for finding in found]
     return sorted(found, key=lambda finding: (finding.iteration, finding.note, finding.metric))
+
+
+# What a remedy says of a key that only some configurations have.
+ADVICE = (
+    ("entropy_coef", ", add entropy_coef"),
+    ("entropy_coef", " or entropy_coef"),
+    ("kl_target", " or set kl_target"),
+    ("whiten_advantages", ", whiten the advantages"),
+)
+
+
+def within(remedy: str, config: Mapping[str, Any]) -> str:
+    """A remedy without the advice on keys that a configuration does not have; as it is, where none is known."""
+    for key, advice in ADVICE:
+        if config and key not in config:
+            remedy = remedy.replace(advice, "")
+    return remedy
 
 
 def not_finite(rows: Rows, metric: str) -> Iterable[Finding]:
@@ -331,12 +350,13 @@ def stuck_ratio(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
     """The largest ratio stays at 1 although each batch is used for several steps: they change nothing."""
     batch, minibatch = config.get("rollout_batch", 0), config.get("minibatch", 0)
     several = config.get("epochs", 1) > 1 or batch > minibatch > 0
-    means = averaged(column(rows, "ratio_max"), WINDOW)
+    measured = [row for row in rows if "ratio_max" in row]  # SFT, reward models and DPO have no ratio
+    means = averaged(column(measured, "ratio_max"), WINDOW)
     still = means < 1 + STILL
     if several and still.any():
         first = int(np.argmax(still))
         yield Finding(
-            "ratio_max", int(rows[first]["iteration"]), float(means[first]), f"above {1 + STILL:g}",
+            "ratio_max", int(measured[first]["iteration"]), float(means[first]), f"above {1 + STILL:g}",
             "the ratio stays at 1 although each batch is used for several steps",
             "The steps do not reach the policy: the optimizer holds other parameters, or learning_rate is next to 0.",
             "See that grad_norm is above 0, and that a parameter of the policy changes from one step to the next.",
@@ -395,7 +415,7 @@ def spiking(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
 
 
 def rising_loss(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
-    """SFT or reward model: the loss ends well above its lowest point, or where it began."""
+    """SFT, reward model, DPO: the loss ends well above its lowest point, or where it began."""
     loss = averaged(column(rows, "loss"), WINDOW)
     begun = ends(rows, "loss")
     if begun is None:

@@ -10,9 +10,9 @@ that have a shape and no numbers (PyTorch's device ``meta``), for attention that
 which transformers uses where it can. That is a simulation, not a measurement: what kernels take for themselves, and
 what the allocator leaves between tensors, comes on top.
 
-That is PPO. SFT and reward training hold less: no reference, no critic and no rollout, but a microbatch that is as wide
-as its longest prompt and its longest answer together. Sizes come from configurations, tokenizer and texts; no weights
-are read.
+That is PPO, and GRPO, which holds the same but for what a head costs to train: a few kilobytes, counted all the same.
+SFT, reward training and DPO hold less: no critic and no rollout, but a microbatch that is as wide as its longest prompt
+and its longest answer together. Sizes come from configurations, tokenizer and texts; no weights are read.
 """
 
 from collections.abc import Sequence
@@ -62,8 +62,18 @@ REMEDIES = {
         "lower rollout_batch or max_new_tokens",
         LEAN + "max_new_tokens",
     ),
+    "grpo": (
+        "use a smaller model or dtype: bfloat16",
+        "lower rollout_batch or max_new_tokens",
+        "lower microbatch, which changes memory and not the result, or lower max_new_tokens",
+    ),
     "sft": ("use a smaller model, dtype: bfloat16, or lora_rank: 8", "", LEAN + "max_length"),
     "reward": ("use a smaller model or dtype: bfloat16", "use a smaller model or dtype: bfloat16", LEAN + "max_length"),
+    "dpo": (
+        "use a smaller model or dtype: bfloat16",
+        "",
+        "lower microbatch, which changes memory and not the result, or lower max_length",
+    ),
 }
 SAMPLING_BYTES = 28  # per logit of a decoding step: float32 three times, float64 twice for the cumulative sum
 
@@ -119,8 +129,8 @@ class MemoryPlan:
         """Refuse a run that cannot fit.
 
         Args:
-            free: bytes that the device has left, from :func:`free_memory`; ``None`` checks nothing.
-            stage: ``sft``, ``reward`` or ``ppo``, whose keys the remedy names.
+            free: bytes that the device has left (:func:`ppo_lib.run.machines.free_memory`); ``None`` checks nothing.
+            stage: one of ``REMEDIES``, whose keys the remedy names.
 
         Raises:
             ConfigError: names what is needed, what is free, and the first thing to lower.
@@ -323,8 +333,9 @@ def memory_plan(
     """
     model = str(sft or config.model)
     shape, tokenizer = load_shape(model)
+    config = config.rollout() if stage == "grpo" else config
     known = replace(config, dtype=pick_dtype(config))
-    if stage != "ppo":
+    if stage not in ("ppo", "grpo"):
         prompt, answer = longest_texts(stage, config, shape, tokenizer)
         return plan_training(stage, shape, known, prompt, answer, world.size, world.parts)
     prompts = [text + config.prompt_suffix for text in load_prompts(config.prompts)]
@@ -412,10 +423,10 @@ def plan_training(
     processes: int = 1,
     parts: int = 1,
 ) -> MemoryPlan:
-    """The memory plan of SFT or reward training.
+    """The memory plan of SFT, reward training or DPO.
 
     Args:
-        stage: ``sft`` or ``reward``.
+        stage: ``sft``, ``reward`` or ``dpo``.
         model: configuration of the language model.
         config: the stage's knobs.
         prompt_length: tokens of the longest prompt.
@@ -429,15 +440,16 @@ def plan_training(
     count = parameters(shape) - elsewhere(shape, parts)
     gathered = 2 * max(map(parameters, blocks_of(shape))) * item if parts > 1 else 0
     adapter, head = adapter_bytes(shape, config.lora_rank, dtype), reward * head_bytes(shape)
+    unused = (stage == "dpo") * head_bytes(shape)  # DPO's policy has a value head, and does not train it
     learns = item if full else adapter_dtype(dtype).itemsize
     gradients, moments = to_learn(count if full else adapter // learns, head // STEPPED, learns)
-    rows = min(config.microbatch, -(-config.batch // processes)) * (2 if reward else 1)  # a pair is two answers
+    rows = min(config.microbatch, -(-config.batch // processes)) * (1 if stage == "sft" else 2)  # a pair is two answers
     width = prompt_length + answer_length
     drawn = min(CALIBRATION_ANSWERS, max(1, CALIBRATION_TOKENS // width)) * reward  # to fix the score's zero and unit
     kept = kept_at_width(model, dtype, config.lora_rank, width, config.gradient_checkpointing)
     return MemoryPlan(
         weights=count * item + gathered,
-        adapters=adapter + head,
+        adapters=adapter + head + unused,
         optimizer=moments,
         gradients=gradients + full * gathered,
         cache=drawn * width * cache_bytes_per_token(model, item),

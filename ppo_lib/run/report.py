@@ -20,9 +20,15 @@ from ppo_lib.trainers.configuration import ConfigError, load_yaml
 Chart = tuple[str, str, dict[str, str]]
 CHARTS: list[Chart] = [
     ("The loss on what is being learned.", "loss, nats", {"loss": "loss"}),
-    ("Share of the pairs that the reward model orders as the labeler did.", "accuracy", {"accuracy": "accuracy"}),
+    ("Share of the pairs that are ordered as the labeler did.", "accuracy", {"accuracy": "accuracy"}),
+    ("By how much the chosen response is preferred, in DPO's implicit reward.", "margin", {"margin": "margin"}),
     (
-        "The score that PPO maximises, and what the answers are truly worth where that is known.",
+        "What the policy gives its pairs beside what the reference gives them; both may fall while the margin grows.",
+        "change of log-probability, nats per response",
+        {"chosen_logprob_change": "chosen", "rejected_logprob_change": "rejected"},
+    ),
+    (
+        "The score that is maximised, and what the answers are truly worth where that is known.",
         "score",
         {"score_mean": "proxy score", "gold_mean": "gold score", "second_mean": "second judge"},
     ),
@@ -38,6 +44,7 @@ CHARTS: list[Chart] = [
         "share",
         {"clip_fraction": "clipped", "eos_rate": "ended"},
     ),
+    ("Share of the groups whose scores are all equal: they teach nothing.", "share", {"silent_groups": "silent"}),
     ("How much of the returns the critic foresees.", "explained variance", {"explained_variance": "critic"}),
     ("The parts of the loss.", "loss", {"policy_loss": "policy", "value_loss": "value"}),
     ("Length of the gradient before clipping.", "gradient norm", {"grad_norm": "gradient"}),
@@ -46,7 +53,7 @@ CHARTS: list[Chart] = [
 ]
 MOST_POINTS = 400  # per curve: more than a screen can show
 SHOWN_SAMPLES = 4  # at each of first, middle and last iteration
-STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO"}
+STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "dpo": "DPO", "grpo": "GRPO", "ppo": "PPO"}
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
@@ -64,7 +71,7 @@ figcaption, .quiet { font-size: .9em; opacity: .8; } summary { cursor: pointer; 
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write ``report.html`` into a run's folder, or into a folder of ``align`` with its three runs.
+    """Write ``report.html`` into a run's folder, or into one with the runs of several stages, as ``align`` leaves it.
 
     Args:
         folder: the run may be unfinished.

@@ -18,7 +18,9 @@ from ppo_lib.run.folders import Stage
 from ppo_lib.run.judges import load_judge
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.sampling.rollout import sample
-from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, SFTConfig
+from ppo_lib.trainers.configuration import ConfigError, DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
+from ppo_lib.trainers.dpo import DPOTrainer
+from ppo_lib.trainers.grpo import GRPOTrainer
 from ppo_lib.trainers.judging import RewardFunction
 from ppo_lib.trainers.ppo import PPOTrainer
 from ppo_lib.trainers.reward import RewardTrainer
@@ -26,7 +28,13 @@ from ppo_lib.trainers.sft import SFTTrainer
 
 T = TypeVar("T")
 Texts = TypeVar("Texts", tuple[str, str], tuple[str, str, str])
-CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
+CONFIGS: dict[str, type] = {
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "ppo": PPOConfig,
+    "grpo": GRPOConfig,
+    "dpo": DPOConfig,
+}
 CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the spread
 CALIBRATION_TOKENS = 2**16  # whose keys and values are held at once: 3 GB of SmolLM2-135M's in float32
 
@@ -35,7 +43,7 @@ def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None 
     """The trainer of a stage, with everything that it needs loaded.
 
     Args:
-        stage: ``sft``, ``reward`` or ``ppo``.
+        stage: one of ``CONFIGS``.
         config: an instance of the stage's class in ``CONFIGS``.
         sft: folder of the SFT model to stand on instead of ``config.model``.
         reward: folder of the reward model to use instead of ``config.reward_model``; trained on ``sft``.
@@ -57,11 +65,17 @@ def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None 
         reward_model = RewardModel(backbone, config.lora_rank, seed=config.seed)
         pairs = short_enough(load_pairs(config.data), config, backbone, world)
         return CalibratedRewardTrainer(config, reward_model, pairs, world)
+    if stage == "dpo":
+        policy = ActorCritic(backbone, config.lora_rank, config.seed)
+        return DPOTrainer(config, policy, short_enough(load_pairs(config.data), config, backbone, world), world)
     if backbone.context_length is not None and config.max_new_tokens >= backbone.context_length:
         raise ConfigError(
             f"max_new_tokens is {config.max_new_tokens}, but the model's context is {backbone.context_length} tokens, "
             "prompt included; lower it"
         )
+    if stage == "grpo":
+        ppo = ppo_trainer(config.rollout(), backbone, load_prompts(config.prompts), reward, world=world)
+        return GRPOTrainer(config, ppo.policy, ppo.prompts, ppo.reward, ppo.watchers.get("gold"), world)
     return ppo_trainer(config, backbone, load_prompts(config.prompts), reward, world=world)
 
 
@@ -170,6 +184,8 @@ def describe_batches(config: Any, iterations: int, world: World = ALONE) -> str:
     shared = f", each batch shared by {world.size} processes" if world.size > 1 else ""
     if world.sharded:
         shared = f", each batch and each model divided among {world.size} processes"
+    groups = f" in groups of {config.group_size}" if isinstance(config, GRPOConfig) else ""
+    config = config.rollout() if isinstance(config, GRPOConfig) else config
     if not isinstance(config, PPOConfig):
         return (
             f"batch {config.batch} examples per optimizer step, microbatch {config.microbatch} per forward pass: "
@@ -177,7 +193,7 @@ def describe_batches(config: Any, iterations: int, world: World = ALONE) -> str:
         )
     per = config.rollout_batch // config.minibatch
     return (
-        f"rollout_batch {config.rollout_batch} responses per iteration, minibatch {config.minibatch} per optimizer "
-        f"step, microbatch {config.microbatch} per forward pass: {config.iterations} iterations x {config.epochs} "
-        f"epochs x {per} minibatches = {config.optimizer_steps} optimizer steps{shared}"
+        f"rollout_batch {config.rollout_batch} responses{groups} per iteration, minibatch {config.minibatch} per "
+        f"optimizer step, microbatch {config.microbatch} per forward pass: {config.iterations} iterations x "
+        f"{config.epochs} epochs x {per} minibatches = {config.optimizer_steps} optimizer steps{shared}"
     )

@@ -1,12 +1,18 @@
-"""Metrics to TensorBoard, Weights & Biases or Trackio as well, on request; ``metrics.jsonl`` is written always."""
+"""Metrics to TensorBoard, Weights & Biases or Trackio as well, on request; ``metrics.jsonl`` is written always.
 
-import importlib
-import importlib.util
+accelerate's trackers do the sending. What stays by hand is what they leave to their caller: a refusal before anything
+is trained, and the identity under which a resumed run goes on at Weights & Biases.
+"""
+
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
+from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 
 from ppo_lib.errors import writing
 from ppo_lib.trainers.configuration import ConfigError
@@ -25,7 +31,7 @@ def check_tracker(kind: str | None) -> None:
         return
     if kind not in TRACKERS:
         raise ConfigError(f"--log is {kind!r}, but must be one of {', '.join(TRACKERS)}")
-    if importlib.util.find_spec(kind) is None:
+    if find_spec(kind) is None:
         raise ConfigError(f"--log {kind} needs the package {kind}, which is not installed: pip install {kind}")
 
 
@@ -36,51 +42,33 @@ def tracker(kind: str | None, folder: Path, config: Mapping[str, Any]) -> Iterat
     Args:
         kind: one of ``TRACKERS``, or None.
         folder: the run's folder, which exists; its name is the run's name.
-        config: sent along once.
+        config: sent along once; TensorBoard has no place for it but another run.
     """
     check_tracker(kind)
     if kind is None:
-        yield ignore
-    elif kind == "tensorboard":
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder / "tensorboard"))
-
-        def write(metrics: Mapping[str, Any]) -> None:
-            for name, value in values(metrics):
-                writer.add_scalar(name, value, step_of(metrics))
-
-        try:
-            yield write
-        finally:
-            writer.close()
+        yield lambda metrics: None
+        return
+    PartialState()  # accelerate's trackers ask it who they are
+    run = {"name": folder.name, "config": dict(config), "resume": "allow"}
+    if kind == "tensorboard":
+        sending = TensorBoardTracker(kind, folder)
+    elif kind == "wandb":
+        sending = WandBTracker(PROJECT, id=stored_id(folder), **run)
     else:
-        # W&B and Trackio share their interface; a resumed run goes on under the name it began with.
-        client = importlib.import_module(kind)
-        identity = {"id": stored_id(folder)} if kind == "wandb" else {}
-        client.init(project=PROJECT, name=folder.name, config=dict(config), resume="allow", **identity)
-        try:
-            yield lambda metrics: client.log(dict(values(metrics)), step=step_of(metrics))
-        finally:
-            client.finish()
-
-
-def ignore(metrics: Mapping[str, Any]) -> None:
-    """Send nothing."""
+        sending = TrackioTracker(PROJECT, **run)  # knows a run by its name
+    sending.start()
+    try:
+        yield lambda metrics: sending.log(
+            {name: float(value) for name, value in metrics.items() if name != "iteration"}, int(metrics["iteration"])
+        )
+    finally:
+        sending.finish()
 
 
 def stored_id(folder: Path) -> str:
-    """The run's name at the tracker: drawn once, kept in the folder."""
+    """The run's identity at Weights & Biases: drawn once, kept in the folder."""
     path = folder / "wandb_id"
     with writing(path):
         if not path.exists():
             path.write_text(uuid.uuid4().hex)
         return path.read_text().strip()
-
-
-def step_of(metrics: Mapping[str, Any]) -> int:
-    """The iteration that the metrics belong to."""
-    return int(metrics["iteration"])
-
-
-def values(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The metrics less the iteration, which is the step."""
-    return [(name, float(value)) for name, value in metrics.items() if name != "iteration"]

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 
@@ -268,7 +268,7 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict
 
 
 def load_recipe(name: str) -> dict[str, Any]:
-    """The sections ``sft``, ``reward`` and ``ppo`` of a recipe that comes with the package.
+    """A recipe that comes with the package: keys and values of its stages, a section each (``sft``, ``ppo``, ...).
 
     Raises:
         ConfigError: no such recipe.
@@ -410,9 +410,9 @@ PPOConfig.refused = REFUSED_SAMPLING  # type: ignore[attr-defined]
 class GRPOConfig:
     """Knobs of GRPO; those that it shares with PPO mean the same there. ``book/hyperparameters`` has both."""
 
-    model: str = option(f"{TOY}:sft", help=f"the SFT model: {TOY}:sft, a folder in hub format, or a hub id")
-    prompts: str = option(TOY, help=f"{TOY}, or a JSONL file of {{prompt}}")
-    reward_model: str = option(TOY, help=f"{TOY}, a folder, or package.module:function")
+    model: str = same_option(PPOConfig, "model")
+    prompts: str = same_option(PPOConfig, "prompts")
+    reward_model: str = same_option(PPOConfig, "reward_model")
     iterations: int = same_option(PPOConfig, "iterations")
     group_size: int = option(8, minimum=2, help="responses per prompt")
     rollout_batch: int = option(64, minimum=2, help="responses sampled per iteration, all groups together")
@@ -436,6 +436,10 @@ class GRPOConfig:
     device: str = same_option(PPOConfig, "device")
     dtype: str = same_option(PPOConfig, "dtype")
 
+    # Knobs of PPO that whoever builds any stage asks for, and that are none here.
+    chat_template: ClassVar[bool] = False
+    gradient_checkpointing: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         check_config(self)
         if self.rollout_batch % self.group_size:
@@ -454,8 +458,8 @@ class GRPOConfig:
 class DPOConfig:
     """Knobs of DPO. ``book/hyperparameters`` tells what each does when it is too low or too high."""
 
-    model: str = option(f"{TOY}:sft", help=f"the SFT model: {TOY}:sft, a folder in hub format, or a hub id")
-    data: str = option(TOY, help=f"comparisons: {TOY}, or a JSONL file of {{prompt, chosen, rejected}}")
+    model: str = same_option(RewardConfig, "model")
+    data: str = same_option(RewardConfig, "data")
     epochs: int = option(1, minimum=1, help="passes over the pairs")
     batch: int = option(64, minimum=1, help="pairs per optimizer step")
     microbatch: int = same_option(RewardConfig, "microbatch")
@@ -468,5 +472,25 @@ class DPOConfig:
     device: str = same_option(RewardConfig, "device")
     dtype: str = same_option(RewardConfig, "dtype")
 
+    # Knobs of the reward model that whoever builds any stage asks for, and that are none here.
+    chat_template: ClassVar[bool] = False
+    drop_longer: ClassVar[bool] = False
+    gradient_checkpointing: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         check_config(self)
+
+
+# Keys of other stages that people will bring along, each with the reason why these two have none (read by read_config).
+NOT_YET = "there is no such key here yet; leave it out"
+GRPOConfig.refused = {  # type: ignore[attr-defined]
+    **REFUSED_SAMPLING,
+    **dict.fromkeys(
+        ("finetune", "critic", "value_coef", "value_clip", "gamma", "lam"), "GRPO has no critic; leave it out"
+    ),
+    **dict.fromkeys(("chat_template", "gradient_checkpointing", "max_prompt_tokens", "prompt_suffix"), NOT_YET),
+    "second_judge": NOT_YET,
+}
+DPOConfig.refused = dict.fromkeys(  # type: ignore[attr-defined]
+    ("chat_template", "drop_longer", "gradient_checkpointing", "max_steps"), NOT_YET
+)

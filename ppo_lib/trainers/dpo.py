@@ -11,6 +11,7 @@ from ppo_lib.formulas.dpo import DPOLoss, dpo_loss
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.device import peak_memory_bytes
 from ppo_lib.models.tokens import TokenBatch
+from ppo_lib.models.world import ALONE, World
 from ppo_lib.trainers.configuration import DPOConfig
 from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of, warmup_then_decay
 from ppo_lib.trainers.reward import Pair
@@ -25,12 +26,15 @@ class DPOTrainer:
         config: the knobs.
         policy: its adapter is trained in place.
         pairs: ``(prompt, chosen, rejected)``.
+        world: the processes that share each batch; by default this one does it alone.
 
     Raises:
         ValueError: no pairs, or one that does not fit.
     """
 
-    def __init__(self, config: DPOConfig, policy: ActorCritic, pairs: Sequence[Pair]) -> None:
+    def __init__(self, config: DPOConfig, policy: ActorCritic, pairs: Sequence[Pair], world: World = ALONE) -> None:
+        world.check_share("batch", config.batch)
+        self.world = world
         self.config, self.policy, self.pairs = config, policy, list(pairs)
         self.backbone = backbone = policy.backbone
         self.order = Order(len(self.pairs), config.seed)
@@ -39,7 +43,7 @@ class DPOTrainer:
         for responses in answers:  # refuse what does not fit now, not in an hour
             backbone.pair_ids(prompts, responses, self.max_length)
         parameters = backbone.adapter_parameters("policy")
-        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm)
+        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, world)
         self.iteration = 0
         self.iterations = config.epochs * max(1, len(self.pairs) // config.batch)
 
@@ -55,17 +59,28 @@ class DPOTrainer:
         return dpo_loss(logprobs, reference, batch.mask, self.config.beta), moved
 
     def step(self) -> Metrics:
+        """One optimizer step on the next ``batch`` pairs.
+
+        Returns:
+            Metrics by name: means over the pairs before the step (:func:`measures`), response tokens read, the
+            gradient's length, the learning rate, pairs per second, bytes.
+
+        Raises:
+            FloatingPointError: the gradient is NaN or infinite; the parameters stay as they were.
+        """
         start = time.perf_counter()
         rows = [self.pairs[i] for i in self.order.draw(self.config.batch)]
         totals: Metrics = {}
-        for i in range(0, len(rows), self.config.microbatch):
-            piece = rows[i : i + self.config.microbatch]
+        own = self.world.share(rows)
+        for i in range(0, len(own), self.config.microbatch):
+            piece = own[i : i + self.config.microbatch]
             batch = self.encode(piece)
             out, moved = self.loss(batch)
             (out.loss * len(piece) / len(rows)).backward()
             totals["tokens"] = totals.get("tokens", 0.0) + float(batch.response_lengths.sum())
             for name, value in measures(out, moved).items():
                 totals[name] = totals.get(name, 0.0) + value * len(piece) / len(rows)
+        totals = dict(zip(totals, self.world.total(*totals.values()), strict=True))
         rate = warmup_then_decay(self.iteration, self.iterations)
         norm = self.optimizer.step(rate)
         self.iteration += 1
@@ -75,7 +90,7 @@ class DPOTrainer:
             "grad_norm": norm,
             "learning_rate": self.config.learning_rate * rate,
             "pairs_per_second": len(rows) / (time.perf_counter() - start),
-            "peak_memory_bytes": peak_memory_bytes(self.backbone.device),
+            "peak_memory_bytes": self.world.largest(peak_memory_bytes(self.backbone.device)),
         }
 
     @torch.no_grad()
@@ -98,7 +113,7 @@ class DPOTrainer:
         restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter, the unused value head and the tokenizer: what PPO would write."""
+        """Write the adapter, the unused value head and the tokenizer: what PPO would write, by the first process."""
         self.policy.save_pretrained(folder)
 
 

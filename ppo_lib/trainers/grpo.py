@@ -1,6 +1,5 @@
 """GRPO's training loop: PPO's rollout, several answers to each prompt, and an update without a critic."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from ppo_lib.formulas.grpo import group_advantages, grpo_loss, token_weights
 from ppo_lib.formulas.losses import PolicyLoss
 from ppo_lib.formulas.masking import trusted
 from ppo_lib.models.actor_critic import ActorCritic
-from ppo_lib.models.device import peak_memory_bytes
+from ppo_lib.models.device import clock, peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.models.world import ALONE, World
 from ppo_lib.trainers.configuration import GRPOConfig
 from ppo_lib.trainers.experience import Experience
 from ppo_lib.trainers.judging import RewardFunction
@@ -30,6 +30,7 @@ class GRPOTrainer:
         prompts: texts to practise on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: a function like ``reward``, measured and never trained on.
+        world: the processes that share the work. Each holds the whole rollout batch, so groups stay whole.
 
     Raises:
         ValueError: no prompts, an empty one, or a prompt that leaves no room for a response.
@@ -42,26 +43,40 @@ class GRPOTrainer:
         prompts: Sequence[str],
         reward: RewardModel | RewardFunction,
         gold: RewardFunction | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.policy = config, policy
-        self.ppo = PPOTrainer(config.rollout(), policy, prompts, reward, gold)
+        self.ppo = PPOTrainer(config.rollout(), policy, prompts, reward, gold, world=world)
         parameters = policy.backbone.adapter_parameters("policy")
-        self.ppo.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm)
+        self.ppo.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, world)
         self.iterations = config.iterations
 
     @property
     def iteration(self) -> int:
+        """Iterations done so far."""
         return self.ppo.iteration
 
     def step(self) -> Metrics:
-        """One iteration: answer some prompts several times each, and learn from the differences."""
-        start, size = time.perf_counter(), self.config.group_size
+        """One iteration: answer some prompts several times each, and learn from the differences.
+
+        Returns:
+            Metrics by name: what the rollout batch was like when it was sampled (see :meth:`PPOTrainer.measure`), means
+            over the optimizer steps that followed (:meth:`update`), the share of groups whose scores were all equal,
+            seconds, tokens, bytes.
+
+        Raises:
+            FloatingPointError: a gradient is NaN or infinite; the parameters stay as they were.
+            ValueError: a reward function that does not return one finite number per response.
+        """
+        start, size = clock(self.ppo.device), self.config.group_size
         drawn = self.ppo.order.draw(self.config.rollout_batch // size)
         experience = self.ppo.collect([row for row in drawn for _ in range(size)])
+        collected = clock(self.ppo.device)
         # The score, less what a truncated response is charged and what its KL costs if that stands in the reward.
         scores = experience.rewards.sum(dim=1)
         advantages = group_advantages(scores, size, self.config.scale)
         learned = self.update(experience, advantages)
+        done = clock(self.ppo.device)
         self.ppo.iteration += 1
         metrics = self.ppo.measure(experience)
         del metrics["explained_variance"]  # there is no critic
@@ -71,8 +86,12 @@ class GRPOTrainer:
             **learned,
             "silent_groups": float((advantages.view(-1, size) == 0).all(dim=1).double().mean()),
             "tokens": float(experience.batch.response_lengths.sum()),
-            "tokens_per_second": int(experience.batch.response_lengths.sum()) / (time.perf_counter() - start),
-            "peak_memory_bytes": peak_memory_bytes(self.ppo.device),
+            "beta": self.config.beta,
+            "learning_rate": self.config.learning_rate,
+            "seconds_rollout": collected - start,
+            "seconds_update": done - collected,
+            "tokens_per_second": int(experience.batch.response_lengths.sum()) / (done - start),
+            "peak_memory_bytes": self.ppo.world.largest(peak_memory_bytes(self.ppo.device)),
         }
 
     def update(self, experience: Experience, advantages: Tensor) -> Metrics:
@@ -94,9 +113,7 @@ class GRPOTrainer:
                 meter.add(share, out.ratio, {"clip_fraction": out.clip_fraction, "approx_kl": out.approx_kl})
             meter.step(ppo.optimizer.step())
         ppo.check_first_ratio(meter.first_error)
-        learned = meter.means()
-        del learned["ratio_max"]
-        return learned
+        return meter.means()
 
     def loss(self, experience: Experience, advantages: Tensor, rows: Tensor, weights: Tensor) -> PolicyLoss:
         """The loss of the responses ``rows``, whose token weights ``(rows, T)`` are given."""
@@ -129,5 +146,5 @@ class GRPOTrainer:
         self.ppo.load_state(tensors, values)
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter, the unused value head and the tokenizer: what PPO would write."""
+        """Write the adapter, the unused value head and the tokenizer: what PPO would write, by the first process."""
         self.policy.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What the three stages share: the optimizer and its exact state, the order of the data, gradient steps.
+"""What the trainers share: the optimizer and its exact state, the order of the data, gradient steps.
 
 Every trainer has the same small face, so that one driver (:func:`ppo_lib.run.folders.drive`) runs, records and resumes
 all of them: ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()``, ``load_state()``, ``save()``.
@@ -21,12 +21,14 @@ class Trainer(Protocol):
     """What :func:`ppo_lib.run.folders.drive` needs.
 
     Attributes:
-        iteration: iterations done so far.
         iterations: iterations in all.
     """
 
-    iteration: int
     iterations: int
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done so far."""
 
     def step(self) -> Metrics:
         """Do one iteration and return its metrics."""

@@ -89,6 +89,15 @@ class RewardTrainer:
         return scores[[row[text] for text in chosen]], scores[[row[text] for text in rejected]]
 
     def step(self) -> Metrics:
+        """One optimizer step on the next rankings, about ``batch`` pairs.
+
+        Returns:
+            Metrics by name: loss in nats per pair and the share of pairs ordered rightly, both before the step; the
+            gradient's length, the learning rate, pairs per second, bytes.
+
+        Raises:
+            FloatingPointError: the gradient is NaN or infinite; the parameters stay as they were.
+        """
         start = time.perf_counter()
         rows = [pair for i in self.order.draw(self.rankings_per_step) for pair in self.rankings[i]]
         loss_sum, correct, own = 0.0, 0.0, self.world.share(rows)

@@ -25,7 +25,7 @@ from ppo_lib.run.cli import main
 from ppo_lib.run.exports import TARGETS
 from ppo_lib.run.folders import load_checkpoint
 from ppo_lib.run.speaking import load_speaker
-from ppo_lib.run.trackers import TRACKERS
+from ppo_lib.run.trackers import TRACKERS, tracker
 
 CLOCKS = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
 
@@ -78,6 +78,8 @@ def world(tmp_path_factory) -> dict[str, str]:
             "max_new_tokens": 6, "lora_rank": 2,
         },
     }  # fmt: skip
+    recipe["grpo"] = recipe["ppo"] | {"group_size": 2}
+    recipe["dpo"] = {key: value for key, value in recipe["reward"].items() if key != "lora_rank"} | {"lora_rank": 2}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "tests_reward.py").write_text(
         "def length(prompts, responses):\n    return [float(len(r)) for r in responses]\n\nnumber = 3\n"
@@ -107,6 +109,9 @@ def metrics_of(folder):
         ("sft", 4, "4 optimizer steps"),
         ("reward", 4, "4 optimizer steps"),
         ("ppo", 4, "4 iterations x 2 epochs x 2 minibatches = 16 optimizer steps"),
+        ("grpo", 4, "4 responses in groups of 2 per iteration, minibatch 2 per optimizer step"),
+        ("grpo", 4, "4 iterations x 2 epochs x 2 minibatches = 16 optimizer steps"),
+        ("dpo", 4, "2 epochs = 4 optimizer steps"),
     ],
 )
 def test_train_says_its_steps_and_leaves_a_whole_run_folder(world, tmp_path, capsys, stage, iterations, words):
@@ -117,6 +122,85 @@ def test_train_says_its_steps_and_leaves_a_whole_run_folder(world, tmp_path, cap
     assert "microbatch 2" in said
     assert [row["iteration"] for row in metrics_of(out)] == list(range(1, iterations + 1))
     assert {"config.yaml", "metrics.jsonl", "manifest.json", "checkpoints", "model"} <= {p.name for p in out.iterdir()}
+
+
+@pytest.mark.parametrize("stage", ["grpo", "dpo"])
+def test_what_grpo_and_dpo_train_answers_and_has_a_report(world, tmp_path, capsys, stage):
+    out = tmp_path / "run"
+    assert train(world, stage, out) == 0
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    own = {"grpo": ("Share of the groups", "proxy score", "Samples"), "dpo": ("implicit reward", "chosen", "accuracy")}
+    assert all(words in page for words in own[stage])
+    assert ("explained variance" in page, "proxy score" in page) == (False, stage == "grpo")
+    capsys.readouterr()
+    assert main(["sample", "--model", str(out), "--prompt", "a", "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["iterations"] == 4
+    assert manifest["config"]["lora_rank"] == 2
+    samples = (out / "samples.jsonl").read_text().splitlines() if (out / "samples.jsonl").exists() else []
+    assert bool(samples) == (stage == "grpo")
+
+
+def test_what_grpo_and_dpo_write_names_the_model_of_the_configuration(world, tmp_path):
+    """Model, rank and data are those of the configuration, not of the caller."""
+    for stage in ("grpo", "dpo"):
+        assert train(world, stage, tmp_path / stage, "--set", "lora_rank=3", "--set", "seed=1") == 0
+        adapter = json.loads((tmp_path / stage / "model" / "adapter_config.json").read_text())
+        assert (adapter["base_model_name_or_path"], adapter["r"]) == (world["model"], 3)
+
+
+@pytest.mark.parametrize(("stage", "trainer"), [("grpo", "GRPOTrainer"), ("dpo", "DPOTrainer")])
+def test_grpo_and_dpo_that_were_stopped_go_on_to_the_same_bytes(world, tmp_path, monkeypatch, capsys, stage, trainer):
+    step = getattr(stages, trainer).step
+
+    def killed(self):
+        if self.iteration == 3:  # after the checkpoint of the second iteration: the third is made again
+            raise RuntimeError("the power failed")
+        return step(self)
+
+    assert train(world, stage, tmp_path / "whole") == 0
+    with monkeypatch.context() as patches:
+        patches.setattr(getattr(stages, trainer), "step", killed)
+        with pytest.raises(RuntimeError, match="power"):
+            train(world, stage, tmp_path / "run", "--checkpoint-every", "2")
+    assert len(metrics_of(tmp_path / "run")) == 3
+    assert train(world, stage, tmp_path / "run", "--resume") == 0
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+    weights = [(tmp_path / name / "model" / "adapter_model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert weights[0] == weights[1]
+    assert train(world, stage, tmp_path / "run", "--resume") == 0
+    assert "already done" in capsys.readouterr().out
+    code = train(world, stage, tmp_path / "run", "--resume", "--set", "beta=1")
+    assert "begun with beta 0.1" in refused(capsys, code)
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting", "words"),
+    [
+        ("grpo", "betaa=0.1", "unknown key 'betaa' (value 0.1); did you mean 'beta'?"),
+        ("grpo", "group_size=3", "group_size is 3, but must divide rollout_batch, which is 4"),
+        ("grpo", "value_coef=1", "value_coef (value 1) is refused: GRPO has no critic; leave it out"),
+        ("grpo", "chat_template=true", "chat_template (value True) is refused: there is no such key here yet"),
+        ("grpo", "top_k=3", "top_k (value 3) is refused: top_k samples from another distribution"),
+        ("grpo", "reward_model=nothing", "reward_model is 'nothing', but must be"),
+        ("grpo", "reward_model=tests_reward:number", "which is not a function of (prompts, responses)"),
+        ("grpo", "prompts=missing.jsonl", "cannot read the data 'missing.jsonl'"),
+        ("grpo", "max_new_tokens=1000", "max_new_tokens is 1000, but the model's context is 128"),
+        ("dpo", "epsilon=0.1", "unknown key 'epsilon' (value 0.1)"),
+        ("dpo", "max_steps=3", "max_steps (value 3) is refused: there is no such key here yet"),
+        ("dpo", "beta=0", "beta is 0, but must be a number above 0"),
+        ("dpo", "data=missing.jsonl", "cannot read the data 'missing.jsonl'"),
+        ("dpo", "model=nowhere/at/all", "cannot be loaded"),
+        ("dpo", "max_length=3", "at most 3 fit"),
+    ],
+)
+def test_bad_input_to_grpo_and_dpo_is_refused_in_one_line_and_nothing_is_written(
+    world, tmp_path, capsys, stage, setting, words
+):
+    assert words in refused(capsys, train(world, stage, tmp_path / "run", "--set", setting))
+    assert not (tmp_path / "run").exists()
 
 
 def test_ppo_writes_the_metrics_that_the_book_names(world, tmp_path):
@@ -275,7 +359,7 @@ def test_other_bad_input_is_refused_in_one_line(tmp_path, monkeypatch, capsys, a
     [
         [],
         ["fly"],
-        ["train", "dpo", "--recipe", "pocket", "--out", "x"],
+        ["train", "ipo", "--recipe", "pocket", "--out", "x"],
         ["train", "sft", "--out", "x"],
         ["train", "sft", "--recipe", "pocket"],
         ["train", "sft", "--recipe", "pocket", "--config", "x.yaml", "--out", "x"],
@@ -305,7 +389,7 @@ def test_a_launch_with_an_engine_that_is_not_supported_is_refused(world, tmp_pat
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_training(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: None)
     line = refused(capsys, train(world, "sft", tmp_path / "run", "--log", "trackio"))
     assert "pip install trackio" in line
     assert not (tmp_path / "run").exists()
@@ -316,18 +400,48 @@ def test_a_tracker_gets_the_config_and_every_iteration(world, tmp_path, monkeypa
     calls = []
 
     class Client:
-        init = staticmethod(lambda **kwargs: calls.append(("init", kwargs)))
+        """The module, and the run that its ``init`` gives."""
+
+        def init(**kwargs):
+            calls.append(("init", kwargs))
+            return Client
+
         log = staticmethod(lambda metrics, step: calls.append(("log", step, metrics)))
         finish = staticmethod(lambda: calls.append(("finish",)))
 
-    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, kind, Client)
     assert train(world, "sft", tmp_path / "run", "--log", kind) == 0
     assert [call[0] for call in calls] == ["init", "log", "log", "log", "log", "finish"]
     assert calls[0][1]["config"]["batch"] == 4
+    assert calls[0][1]["project"] == "ppo_lib"
+    assert calls[0][1]["name"] == "run"
+    assert calls[0][1]["resume"] == "allow"
     assert [call[1] for call in calls[1:-1]] == [1, 2, 3, 4]
     assert "loss" in calls[1][2]
     assert "iteration" not in calls[1][2]
+    assert ("id" in calls[0][1]) == (kind == "wandb")
+
+
+def test_a_resumed_run_goes_on_under_its_identity_at_wandb(tmp_path, monkeypatch):
+    seen = []
+    run = SimpleNamespace(log=lambda metrics, step: None, finish=lambda: None)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **kwargs: seen.append(kwargs) or run))
+    for _ in range(2):
+        with tracker("wandb", tmp_path, {}) as log:
+            log({"iteration": 1, "loss": 2.0})
+    assert seen[0]["id"] == seen[1]["id"] == (tmp_path / "wandb_id").read_text()
+
+
+def test_a_tracker_is_closed_when_the_run_fails(tmp_path, monkeypatch):
+    closed = []
+    run = SimpleNamespace(log=lambda metrics, step: None, finish=lambda: closed.append(True))
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=lambda **kwargs: run))
+    with pytest.raises(RuntimeError, match="a bug"), tracker("trackio", tmp_path, {}):
+        raise RuntimeError("a bug")
+    assert closed == [True]
 
 
 def test_tensorboard_gets_every_metric_at_its_iteration(world, tmp_path, monkeypatch):
@@ -337,13 +451,16 @@ def test_tensorboard_gets_every_metric_at_its_iteration(world, tmp_path, monkeyp
         def __init__(self, folder):
             assert folder == str(tmp_path / "run" / "tensorboard")
 
-        def add_scalar(self, name, value, step):
-            written.append((name, value, step))
+        def add_scalar(self, name, value, global_step):
+            written.append((name, value, global_step))
+
+        def flush(self):
+            pass
 
         def close(self):
             written.append("closed")
 
-    monkeypatch.setattr("ppo_lib.run.trackers.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("ppo_lib.run.trackers.find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
     assert train(world, "sft", tmp_path / "run", "--log", "tensorboard") == 0
     losses = [row["loss"] for row in metrics_of(tmp_path / "run")]
@@ -628,6 +745,8 @@ def test_align_stands_on_the_models_it_has_just_made(aligned):
         ("evaluation.pairs=gone.jsonl", "cannot read the data 'gone.jsonl'"),
         ("evaluation.prompts=gone.jsonl", "cannot read the data 'gone.jsonl'"),
         ("second_judge=tests_reward:gone", "second_judge is 'tests_reward:gone', which cannot be imported"),
+        ("dpo.beta=0.2", "--set 'dpo.beta=0.2': align runs sft, reward, ppo; use train dpo"),
+        ("group_size=4", "no stage has the key 'group_size'"),
     ],
 )
 def test_align_refuses_before_it_trains_what_only_its_end_would_use(world, tmp_path, capsys, setting, words):

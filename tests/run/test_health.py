@@ -6,6 +6,7 @@ import re
 import pytest
 
 from ppo_lib.run.health import Band, bands, diagnose
+from ppo_lib.trainers.configuration import GRPOConfig, PPOConfig, to_mapping
 
 
 def healthy(iterations=40):
@@ -63,6 +64,28 @@ def test_a_ratio_that_stays_at_1_over_several_steps_is_found(config):
 @pytest.mark.parametrize("config", [{}, {"epochs": 1, "rollout_batch": 64, "minibatch": 64}])
 def test_with_a_single_step_per_batch_the_ratio_is_1_and_no_finding(config):
     assert diagnose(changed("ratio_max", 1.0), config) == []
+
+
+def test_runs_without_a_ratio_are_not_told_about_one():
+    """SFT, reward models and DPO have no ratio; a missing column once counted as 0."""
+    rows = [{"iteration": i + 1, "loss": 2 - 0.01 * i, "accuracy": 0.8, "grad_norm": 1.0} for i in range(40)]
+    assert diagnose(rows, {"epochs": 2, "batch": 32}) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "without", "with_them"),
+    [
+        (lambda: changed("entropy", 0.001, 10), "Raise beta, and read", "Raise beta, add entropy_coef, and read"),
+        (lambda: changed("kl_k3", 90.0, 10), "Raise beta; stop early", "Raise beta or set kl_target; stop early"),
+        (lambda: changed("score_mean", 0.0), "batch, or lower", "batch, whiten the advantages, or lower"),
+        (lambda: changed("entropy", lambda row, share: 1 - 0.95 * share), "beta, or lower", "beta or entropy_coef, or"),
+    ],
+)
+def test_a_remedy_names_only_keys_that_the_configuration_has(rows, without, with_them):
+    (plain,) = [f for f in diagnose(rows(), to_mapping(PPOConfig())) if not f.note]
+    (grpo,) = [f for f in diagnose(rows(), to_mapping(GRPOConfig())) if not f.note]
+    assert with_them in plain.remedy
+    assert without in grpo.remedy
 
 
 def test_empty_and_very_short_runs_have_no_finding():

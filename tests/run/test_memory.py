@@ -1,7 +1,8 @@
 """The memory plan beside what tiny models really hold, and the refusal of a run that cannot fit."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from ppo_lib.run import stages
 from ppo_lib.run.cli import main
 from ppo_lib.run.judges import load_judge
 from ppo_lib.run.machines import free_memory
-from ppo_lib.run.memory import MemoryPlan, memory_plan, plan_memory, plan_training
+from ppo_lib.run.memory import REMEDIES, MemoryPlan, memory_plan, plan_memory, plan_training
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.ppo import PPOTrainer
 
@@ -220,22 +221,23 @@ def test_the_plan_counts_a_second_judge_as_it_is_loaded(tiny_folder, tmp_path, k
 def texts(folder, stage: str) -> str:
     """Examples of one length: 6 tokens asked, 9 answered, and the EOS."""
     row = {"prompt": "abcdef", "response": "r" * 9} if stage == "sft" else {"prompt": "abcdef", "chosen": "c" * 9}
-    rows = [row | ({"rejected": str(i) + "r" * 8} if stage == "reward" else {}) for i in range(8)]
+    rows = [row | ({"rejected": str(i) + "r" * 8} if stage != "sft" else {}) for i in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder / "rows.jsonl")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("stage", "rank"), [("sft", 0), ("sft", 3), ("reward", 3)])
+@pytest.mark.parametrize(("stage", "rank"), [("sft", 0), ("sft", 3), ("reward", 3), ("dpo", 3)])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_sft_and_reward_training_are_counted_exactly(tiny_folder, tmp_path, architecture, stage, rank, dtype):
+def test_sft_reward_training_and_dpo_are_counted_exactly(tiny_folder, tmp_path, architecture, stage, rank, dtype):
     options = {"model": str(tiny_folder(architecture)), "data": texts(tmp_path, stage), "dtype": dtype}
     config = stages.CONFIGS[stage](**options, batch=4, microbatch=4, lora_rank=rank)
     plan, trainer = memory_plan(stage, config), stages.build(stage, config)
-    model = trainer.model if stage == "reward" else trainer.backbone
+    model = {"sft": "backbone", "reward": "model", "dpo": "policy"}[stage]
     learned = trainer.optimizer.parameters if rank else []
-    assert plan.adapters == held(learned)
-    assert plan.weights == held(model.parameters()) - held(learned)
+    head = list(trainer.policy.value_head.parameters()) if stage == "dpo" else []  # held, and not trained
+    assert plan.adapters == held(learned) + held(head)
+    assert plan.weights == held(getattr(trainer, model).parameters()) - held(learned) - held(head)
     trainer.step()
     assert plan.optimizer == held(
         [x for s in trainer.optimizer.adam.state.values() for name, x in s.items() if name != "step"]
@@ -243,7 +245,7 @@ def test_sft_and_reward_training_are_counted_exactly(tiny_folder, tmp_path, arch
     )
     halves = [p for p in trainer.optimizer.parameters if p.dtype == torch.bfloat16]
     assert plan.gradients == 4 * sum(p.numel() for p in trainer.optimizer.parameters) + held(halves)
-    at_once, ppo = (8 if stage == "reward" else 4), {"lora_rank": rank or 1, "finetune": "lora" if rank else "full"}
+    at_once, ppo = (4 if stage == "sft" else 8), {"lora_rank": rank or 1, "finetune": "lora" if rank else "full"}
     ppo |= {
         "rollout_batch": 256,
         "minibatch": 256,
@@ -268,6 +270,20 @@ def test_an_answer_too_long_widens_the_plan_only_where_it_is_trained_on(tiny_fol
     shape = AutoConfig.from_pretrained(config.model)
     assert (wide, narrow) == tuple(plan_training("sft", shape, config, 2, answer) for answer in (41, 2))  # and the EOS
     assert wide.activations > 10 * narrow.activations
+
+
+def test_grpo_holds_what_ppo_holds():
+    """But for the critic's head, whose gradient and moments are counted all the same."""
+    config = stages.CONFIGS["grpo"]()
+    assert memory_plan("grpo", config) == memory_plan("ppo", config.rollout())
+
+
+@pytest.mark.parametrize("stage", ["grpo", "dpo"])
+def test_each_stage_that_cannot_fit_names_keys_that_it_has(stage):
+    config, known = stages.CONFIGS[stage], {"model", "dtype"}
+    for remedy in filter(None, REMEDIES[stage]):
+        keys = set(re.findall(r"[a-z]+_[a-z_]+|microbatch|dtype", remedy))
+        assert keys <= known | {field.name for field in fields(config)}, remedy
 
 
 @pytest.mark.parametrize(("stage", "remedy"), [("sft", "or lora_rank: 8"), ("reward", "or dtype: bfloat16")])

@@ -10,7 +10,8 @@ import ppo_lib
 from ppo_lib.models import hub, registry
 from ppo_lib.run.commands import read_recipe, spread
 from ppo_lib.run.memory import plan_memory
-from ppo_lib.trainers.configuration import load_recipe, to_mapping
+from ppo_lib.run.stages import CONFIGS
+from ppo_lib.trainers.configuration import load_recipe, read_config, to_mapping
 
 RECIPES = sorted(path.stem for path in (Path(ppo_lib.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -25,6 +26,8 @@ def test_every_section_of_a_recipe_is_a_configuration(name):
     assert list(configs) == (["ppo"] if name == "gsm8k" else ["sft", "reward", "ppo"])
     for config in configs.values():
         assert config.seed == 0
+    for stage in set(load_recipe(name)) - {*configs, "evaluation"}:  # those that train alone runs
+        assert read_config(CONFIGS[stage], load_recipe(name)[stage]).seed == 0
     assert how.temperature in (0, configs["ppo"].temperature)
 
 
@@ -89,7 +92,15 @@ def test_a_setting_that_no_stage_knows_is_refused():
         spread(["betaa=1"], load_recipe("pocket"))
 
 
-@pytest.mark.parametrize("sections", [{}, {"sft": {}}, {"sft": {}, "ppo": {}}, {"evaluation": {}}])
+def test_align_leaves_the_sections_of_other_stages_alone():
+    pocket = load_recipe("pocket")
+    assert {"grpo", "dpo"} <= set(pocket)
+    assert spread(["beta=0.3"], pocket) == ["ppo.beta=0.3"]
+    assert list(read_recipe(pocket, "pocket")[0]) == ["sft", "reward", "ppo"]
+    assert list(read_recipe({"ppo": {}, "grpo": {}}, "mine.yaml")[0]) == ["ppo"]
+
+
+@pytest.mark.parametrize("sections", [{}, {"sft": {}}, {"sft": {}, "ppo": {}}, {"evaluation": {}}, {"grpo": {}}])
 def test_a_recipe_with_other_stages_is_refused(sections):
     with pytest.raises(ValueError, match="align needs sft, reward, ppo, or ppo alone"):
         read_recipe(sections, "mine.yaml")

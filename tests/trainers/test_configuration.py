@@ -175,8 +175,8 @@ def test_a_setting_that_is_not_key_value_is_refused(setting):
         apply_overrides({"seed": 1}, [setting])
 
 
-def test_the_pocket_recipe_has_the_three_sections_and_an_unknown_recipe_is_refused():
-    assert set(load_recipe("pocket")) == {"sft", "reward", "ppo"}
+def test_the_pocket_recipe_has_a_section_for_each_stage_and_an_unknown_recipe_is_refused():
+    assert list(load_recipe("pocket")) == ["sft", "reward", "ppo", "grpo", "dpo"]
     with pytest.raises(ConfigError, match=r"known recipes: .*pocket"):
         load_recipe("pockets")
     with pytest.raises(ConfigError, match="known recipes"):

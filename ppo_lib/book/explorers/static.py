@@ -3,6 +3,7 @@
 The start frame stands there as a table, a sentence and an SVG picture, readable on GitHub, before running, and with
 scripts off. Where the book's script (``book/web/explorers.js``) runs, it adds the sliders, counts which frame they
 point at, and shows that frame. It computes nothing else: every number below was computed by the explorer's function.
+By hand, since widgets saved in a page show a value beside the frame of another, or bring megabytes to each page.
 """
 
 import json

@@ -49,7 +49,7 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
     result.put(
         "model",
         {"actor.model_name_or_path": config["model"]},
-        f"a folder in hub format or a hub id; names such as {TOY}:sft are known to ppo_lib alone.",
+        f"a folder in hub format or OWNER/NAME; names such as {TOY}:sft are known to ppo_lib alone.",
     )
     reward = str(config["reward_model"])
     if ":" in reward:
