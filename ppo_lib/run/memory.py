@@ -128,7 +128,7 @@ class MemoryPlan:
         """Refuse a run that cannot fit.
 
         Args:
-            free: bytes that the device has left, from :func:`ppo_lib.run.machines.free_memory`; ``None`` checks nothing.
+            free: bytes that the device has left (:func:`ppo_lib.run.machines.free_memory`); ``None`` checks nothing.
             stage: one of ``REMEDIES``, whose keys the remedy names.
 
         Raises:
