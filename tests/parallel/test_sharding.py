@@ -23,7 +23,9 @@ from ppo_lib.run.memory import plan_memory
 from ppo_lib.run.stages import CalibratedRewardTrainer
 from ppo_lib.sampling.decoding import supports_static_cache
 from ppo_lib.sampling.rollout import sample
-from ppo_lib.trainers.configuration import ConfigError, PPOConfig, RewardConfig, SFTConfig
+from ppo_lib.trainers.configuration import ConfigError, DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
+from ppo_lib.trainers.dpo import DPOTrainer
+from ppo_lib.trainers.grpo import GRPOTrainer
 from ppo_lib.trainers.ppo import PPOTrainer
 from ppo_lib.trainers.sft import SFTTrainer
 
@@ -105,6 +107,24 @@ def train_reward(folder, world, options, out=None):
     return result
 
 
+def moved_policy(folder, world):
+    policy = ActorCritic(Backbone.from_pretrained(folder, dtype="float64", world=world), lora_rank=4)
+    randomise(policy.backbone.adapter_parameters("policy"), scale=0.2)
+    return policy
+
+
+def train_dpo(folder, world, options, out=None):
+    trainer = DPOTrainer(DPOConfig(batch=4, microbatch=1, epochs=4), moved_policy(folder, world), PAIRS, world)
+    return *run(trainer), []
+
+
+def train_grpo(folder, world, options, out=None):
+    sizes = {"rollout_batch": 6, "group_size": 3, "minibatch": 6, "microbatch": 2, "max_new_tokens": 6}
+    config = GRPOConfig(**{**BASE, **sizes})
+    trainer = GRPOTrainer(config, moved_policy(folder, world), PROMPTS, length, world=world)
+    return *run(trainer), [row["response"] for row in trainer.samples()]
+
+
 STAGES = {
     "PPO": (train_ppo, {}),
     "PPO, the critic with an adapter of its own": (train_ppo, {"critic": "separate"}),
@@ -117,6 +137,8 @@ STAGES = {
     "SFT, an adapter": (train_sft, {"lora_rank": 4}),
     "SFT, all weights": (train_sft, {}),
     "reward model": (train_reward, {}),
+    "DPO": (train_dpo, {}),
+    "GRPO": (train_grpo, {}),
 }
 
 
