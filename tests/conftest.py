@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tiny import save_tiny
 
 from ppo_lib.models.backbone import Backbone
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no mistake of the code
+hypothesis.settings.load_profile("untimed")
 torch.set_num_threads(1)  # the models are so small that threads only cost
 
 

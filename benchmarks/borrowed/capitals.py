@@ -101,7 +101,15 @@ def rank(options, backbone: Backbone) -> None:
             note(options.out, **{f"rankings_{split}": len(rankings), f"answers_{split}": answers,
                                  f"best_accuracy_{split}": labelers.best_accuracy(pairs),
                                  f"utility_accuracy_{split}": labelers.utility_accuracy(pairs)})  # fmt: skip
-    note(options.out, seconds_rank=time.perf_counter() - start)
+    settings = {
+        "rounds": rounds,
+        "tries": tries,
+        "answers": ANSWERS,
+        "new_tokens": options.new_tokens,
+        "temperature": 1.0,
+    }
+    settings |= {"length_bias": labelers.LENGTH_BIAS, "noise": labelers.NOISE}
+    note(options.out, ranked_with=settings, seconds_rank=time.perf_counter() - start)
 
 
 def read_pairs(out: Path, split: str) -> list[tuple[str, str, str]]:
@@ -133,7 +141,7 @@ def reward(options, backbone: Backbone) -> None:
     prompts = (asked(False) * 2)[: 6 if options.tiny else 256]
     model.calibrate(prompts, generate_text(backbone, prompts, options.new_tokens, 1.0, seed=77))
     model.save_pretrained(options.out / "reward")
-    note(options.out, reward_steps=trainer.iterations, reward_pairs=len(train),
+    note(options.out, reward_config=vars(config), reward_steps=trainer.iterations, reward_pairs=len(train),
          reward_accuracy=share(sum(gap > 0 for gap in gaps), len(gaps)),
          reward_mean=float(model.mean), reward_std=float(model.std),
          seconds_reward=time.perf_counter() - start)  # fmt: skip

@@ -55,6 +55,7 @@ def main() -> None:
         for row in rows(options.run / f"rankings-{split}.jsonl")
     ]
     kept = {key: about[key] for key in ("commit", "hardware", "versions", "device")} | {"seed": 0, "measured": summary}
+    kept["config"] = {**summary.pop("ranked_with"), **summary.pop("reward_config")}
     kept["seconds"] = summary["seconds_rank"] + summary["seconds_reward"]
     print(save_recorded(f"{options.name}/rankings", rows(options.run / "reward-metrics.jsonl"), ranked, kept, digits=4))
 

@@ -50,7 +50,7 @@ def test_the_worked_example():
     assert result.returns[0].tolist() == pytest.approx([3.7884, 4.47, 5.0], abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEED, gamma=UNIT, lam=UNIT)
 def test_equal_to_the_sum_written_out(seed, gamma, lam):
     rewards, mask = ragged(seed)
@@ -60,7 +60,7 @@ def test_equal_to_the_sum_written_out(seed, gamma, lam):
     torch.testing.assert_close(result.returns, (result.advantages + values) * mask)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEED, gamma=UNIT)
 def test_lam_0_is_the_td_error_and_lam_1_the_return_less_the_value(seed, gamma):
     rewards, mask = ragged(seed)
@@ -73,7 +73,7 @@ def test_lam_0_is_the_td_error_and_lam_1_the_return_less_the_value(seed, gamma):
     torch.testing.assert_close(gae(rewards, values, mask, gamma, 1.0).advantages, (returns - values) * mask)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEED, gamma=UNIT, lam=st.floats(0, 0.99))
 def test_gae_is_the_mixture_of_n_step_advantages(seed, gamma, lam):
     """(1 - lam) sum_n lam^{n-1} A^(n), whose last term, the full return, takes all the weight that is left."""
@@ -85,7 +85,7 @@ def test_gae_is_the_mixture_of_n_step_advantages(seed, gamma, lam):
     torch.testing.assert_close(gae(rewards, values, torch.ones(1, width), gamma, lam).advantages[0], mixture)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEED, gamma=UNIT)
 def test_returns_are_the_discounted_sums_of_what_follows(seed, gamma):
     rewards, mask = ragged(seed)

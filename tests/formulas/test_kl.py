@@ -36,7 +36,7 @@ def test_the_worked_example():
     assert kl_estimate(logprobs, ref_logprobs, "k3")[0].tolist() == pytest.approx(k3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_k1_and_k3_are_unbiased_and_k2_is_not(seed):
     logits, ref_logits = two_policies(seed)
@@ -85,7 +85,7 @@ def test_as_a_loss_k2_has_the_gradient_of_the_kl_k1_has_none_and_k3_another():
     torch.testing.assert_close(grads["k3"], torch.softmax(logits, 0) - torch.softmax(ref_logits, 0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_exact_kl_is_that_of_torch_never_negative_and_zero_for_equals(seed):
     generator = torch.Generator().manual_seed(seed)

@@ -216,7 +216,7 @@ def test_nothing_is_clipped_at_the_old_policy_or_with_an_infinite_epsilon():
     assert far.clip_fraction == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(log_ratio=st.floats(-4, 4), advantage=st.floats(-5, 5), epsilon=st.floats(0, 0.9))
 def test_the_clipped_objective_never_exceeds_the_unclipped_one(log_ratio, advantage, epsilon):
     clipped = clipped_policy_loss(one(log_ratio), one(0.0), one(advantage), ONE, epsilon)
@@ -287,7 +287,7 @@ def test_entropy_of_known_distributions():
     assert entropy(logits)[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), shift=st.floats(-50, 50))
 def test_entropy_lies_between_0_and_log_v_and_ignores_shifts(seed, shift):
     logits = 3 * torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

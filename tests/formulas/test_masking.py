@@ -25,7 +25,7 @@ def test_the_mean_is_over_tokens_not_over_responses():
     assert masked_mean(x, mask) == 4.0  # (1 + 2 + 3 + 10) / 4, not ((1 + 2 + 3) / 3 + 10) / 2 = 6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_equal_to_the_statistics_of_the_counted_numbers(seed):
     x, mask = ragged(seed)
@@ -36,7 +36,7 @@ def test_equal_to_the_statistics_of_the_counted_numbers(seed):
         torch.testing.assert_close(masked_var(x, mask), counted.var())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 100), shift=st.floats(-100, 100))
 def test_whitening_gives_mean_0_and_variance_1_and_forgets_scale_and_shift(seed, scale, shift):
     x, mask = ragged(seed, rows=3, width=5, shortest=2)

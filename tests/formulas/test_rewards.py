@@ -27,7 +27,7 @@ def test_the_score_lands_on_the_last_counted_token_of_each_response():
     assert last_token_index(mask).tolist() == [2, 1, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), beta=st.floats(0, 10))
 def test_a_response_earns_its_score_less_beta_times_its_kl(seed, beta):
     kl, mask = ragged(seed)
