@@ -3,595 +3,763 @@
     python tests/mutations.py            # all of them, one line each; exit code 1 when one survives
     python tests/mutations.py gae clip   # those whose name holds one of the words
 
-A mutation is one textual change of one file. The copy lies in a temporary folder; the library itself is not touched.
-Heavy packages are imported once, and every mutation is tried in a fork of this process, so that all of them take a
-minute and not ten.
+A row names the mistake, the function, what stands there, and what shall stand there instead; ``mutating.py`` says how
+patterns are written. Neither the module of the function nor the folder of the tests is named, so both may move.
+Heavy packages are imported once, and every mistake is tried in a fork of this process, one for each processor. The
+tests that turned red must at last pass on an unchanged copy.
 """
 
-import contextlib
 import gc
-import io
 import os
-import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from mutating import Mutation, MutationError, Package, Table, try_all
 
-# (file, tests that must notice, which of them): {name: (right, wrong)}
-MUTATIONS: dict[tuple[str, str, str], dict[str, tuple[str, str]]] = {
-    ("formulas/losses.py", "formulas/test_losses.py", ""): {
-        "sft: sign": ("return F.cross_entropy", "return -F.cross_entropy"),
-        "sft: no shift": ("logits[:, :-1][counted]", "logits[:, 1:][counted]"),
-        "bradley-terry: sign": ("return -F.logsigmoid", "return F.logsigmoid"),
-        "bradley-terry: sides": ("chosen - rejected\n", "rejected - chosen\n"),
-        "policy gradient: sign": ("-masked_mean(logprobs * advantages", "masked_mean(logprobs * advantages"),
-        "clip: sign": ("PolicyLoss(-masked_mean(", "PolicyLoss(masked_mean("),
-        "clip: min becomes max": ("torch.minimum(unclipped", "torch.maximum(unclipped"),
-        "clip: not at all": ("ratio.clamp(1 - epsilon, 1 + epsilon)", "ratio"),
-        "clip: ratio upside down": ("(logprobs - old_logprobs).clamp", "(old_logprobs - logprobs).clamp"),
-        "clip: gradient through advantages": (
-            '"advantages", advantages, keep).detach()',
-            '"advantages", advantages, keep)',
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
+
+# (test module that must notice, which of its tests): mistakes
+MUTATIONS: Table = {
+    ("test_losses", ""): [
+        Mutation("sft: sign", "sft_loss", "F.cross_entropy(...)", "-F.cross_entropy(...)"),
+        Mutation("sft: no shift", "sft_loss", "logits[:, :-1]", "logits[:, 1:]"),
+        Mutation("bradley-terry: sign", "bradley_terry_loss", "-F.logsigmoid(_).mean()", "F.logsigmoid(_).mean()"),
+        Mutation("bradley-terry: sides", "bradley_terry_loss", "chosen - rejected", "rejected - chosen"),
+        Mutation("policy gradient: sign", "policy_gradient_loss", "-masked_mean(...)", "masked_mean(...)"),
+        Mutation("clip: sign", "clipped_policy_loss", "-masked_mean(...)", "masked_mean(...)"),
+        Mutation("clip: min becomes max", "clipped_policy_loss", "torch.minimum", "torch.maximum"),
+        Mutation("clip: not at all", "clipped_policy_loss", "ratio.clamp(...)", "ratio"),
+        Mutation(
+            "clip: ratio upside down", "clipped_policy_loss", "logprobs - old_logprobs", "old_logprobs - logprobs"
         ),
-        "dual clip: everywhere": ("torch.where(advantages < 0, ", "torch.where(advantages < 9e9, "),
-        "value loss: sign": ("return masked_mean(error", "return -masked_mean(error"),
-        "value loss: one half": ("(values - returns).square()", "(values - returns).square() / 2"),
-        "value clip: min of errors": ("error = torch.maximum(", "error = torch.minimum("),
-        "total: critic's sign": ("+ value_coef *", "- value_coef *"),
-        "total: entropy's sign": ("- entropy_coef *", "+ entropy_coef *"),
-        "entropy: sign": ("total = -(p", "total = (p"),
-        "entropy: padding reaches the gradient": ("torch.where(sound.unsqueeze(-1), logits, 0.0)", "logits"),
-    },
-    ("models/recomputing.py", "models/test_recomputing.py", "llama or acts or twice"): {
-        "recompute: in the role of the day": (
-            "if acting != adapter:\n        switch_adapter(block, adapter)",
-            "if False:\n        pass",
+        Mutation(
+            "clip: gradient through advantages",
+            "clipped_policy_loss",
+            "fill_padding('advantages', ...).detach()",
+            "fill_padding('advantages', ...)",
         ),
-        "recompute: the role stays": ("switch_adapter(block, acting)", "pass"),
-        "recompute: blocks stay changed": ("del block.forward", "pass"),
-    },
-    ("run/stages.py", "models/test_recomputing.py", "each_stage"): {
-        "recompute: the key is read and forgotten": (
-            "backbone.gradient_checkpointing = config.gradient_checkpointing",
+        Mutation("dual clip: everywhere", "clipped_policy_loss", "advantages < 0", "advantages < 9e9"),
+        Mutation("value loss: sign", "value_loss", "masked_mean(...)", "-masked_mean(...)"),
+        Mutation(
+            "value loss: one half", "value_loss", "(values - returns).square()", "(values - returns).square() / 2"
+        ),
+        Mutation("value clip: min of errors", "value_loss", "torch.maximum", "torch.minimum"),
+        Mutation("total: critic's sign", "ppo_loss", "_ + value_coef * value_loss", "_ - value_coef * value_loss"),
+        Mutation("total: entropy's sign", "ppo_loss", "_ - entropy_coef * entropy", "_ + entropy_coef * entropy"),
+        Mutation("entropy: sign", "entropy", "-(p * _).sum(dim=-1)", "(p * _).sum(dim=-1)"),
+        Mutation("entropy: padding reaches the gradient", "entropy", "torch.where(_, logits, 0.0)", "logits"),
+    ],
+    ("test_recomputing", "llama or acts or twice"): [
+        Mutation(
+            "recompute: in the role of the day",
+            "in_role",
+            "if acting != adapter: switch_adapter(block, adapter)",
             "pass",
         ),
-    },
-    ("models/backbone.py", "models/test_recomputing.py", "twice"): {
-        "recompute: not in a copy": ("copy.gradient_checkpointing = self.gradient_checkpointing", "pass"),
-        "recompute: not at all": ("again = self.gradient_checkpointing and", "again = False and"),
-    },
-    ("models/adapters.py", "models/test_backbone.py", "half_precision"): {
-        "adapter: float32 on bfloat16 weights": (
-            "return torch.float32 if weights == torch.float16 else weights",
-            "return torch.float32",
+        Mutation("recompute: the role stays", "in_role", "switch_adapter(block, acting)", "pass"),
+        Mutation("recompute: blocks stay changed", "recomputed", "del block.forward", "pass"),
+    ],
+    ("test_recomputing", "each_stage"): [
+        Mutation(
+            "recompute: the key is read and forgotten", "stages:build", "backbone.gradient_checkpointing = _", "pass"
         ),
-        "adapter: float16": ("return torch.float32 if weights == torch.float16 else weights", "return weights"),
-    },
-    ("models/backbone.py", "models/test_linear.py", "backbone"): {
-        "onednn: not for weights": ("        quicken(causal_lm)\n", ""),
-    },
-    ("models/adapters.py", "models/test_linear.py", "backbone"): {
-        "onednn: not for adapters": ("    quicken(causal_lm)\n", ""),
-    },
-    ("models/linear.py", "models/test_linear.py", ""): {
-        "onednn: gradient of the input": ("product(gradient, weight.t())", "product(gradient, weight.t()) * 2"),
-        "onednn: gradient of the weight": ("product(rows.t(), x.", "product(rows.t(), 2 * x."),
-        "onednn: keeps what no gradient needs": ("x if ctx.needs_input_grad[1] else None", "x"),
-        "onednn: bias forgotten": ("y if self.bias is None else y + self.bias", "y"),
-        "onednn: bfloat16 too": ("x.dtype == weight.dtype == torch.float32", "x.dtype == weight.dtype"),
-        "onednn: no switch": ("and torch._C._get_mkldnn_enabled()", ""),
-        "onednn: subclasses lose their forward": ("type(module) is nn.Linear", "isinstance(module, nn.Linear)"),
-    },
-    ("formulas/kl.py", "formulas/test_kl.py", ""): {
-        "kl: direction": ("logprobs - ref_logprobs\n    value", "ref_logprobs - logprobs\n    value"),
-        "kl: k3 without its control variate": ("torch.expm1(-d) + d", "torch.expm1(-d)"),
-        "kl: padding reaches the gradient": ("formula(torch.where(finite, d, 0.0))", "formula(d)"),
-        "kl: exact, of the other side": ("(p * (logp - logq)", "(p * (logq - logp)"),
-        "adaptive beta: sign": ("1 + error", "1 - error"),
-        "adaptive beta: no limit for huge batches": ("min(n / self.horizon, 1.0)", "n / self.horizon"),
-    },
-    ("formulas/rewards.py", "formulas/test_rewards.py", ""): {
-        "reward: sign of the kl": ("penalty = -beta", "penalty = beta"),
-        "reward: score one token early": ("return lengths - 1", "return (lengths - 2).clamp(min=0)"),
-        "reward: score on the first token": ("return lengths - 1", "return 0 * lengths"),
-        "reward: kl with a gradient": ("mask.bool()).detach()", "mask.bool())"),
-    },
-    ("formulas/advantages.py", "formulas/test_advantages.py", ""): {
-        "gae: off by one": ("values[:, 1:], torch.zeros_like(values[:, :1])", "values[:, :-1], values[:, :1]"),
-        "gae: no value of what follows": ("rewards + gamma * next_values", "rewards + 0 * next_values"),
-        "gae: value after the end": ("torch.zeros_like(values[:, :1])", "values[:, -1:]"),
-        "gae: lambda forgotten": ("_discounted_sum(deltas, gamma * lam)", "_discounted_sum(deltas, gamma)"),
-        "gae: gamma forgotten": ("_discounted_sum(deltas, gamma * lam)", "_discounted_sum(deltas, lam)"),
-        "gae: returns without values": ("advantages + fill_padding", "advantages + 0 * fill_padding"),
-        "gae: forwards": ("reversed(range(x.shape[1]))", "range(x.shape[1])"),
-    },
-    ("formulas/masking.py", "formulas/test_masking.py", ""): {
-        "mean: mask dropped": (".sum() / keep.sum()", ".mean()"),
-        "mean: per row": (".sum() / keep.sum()", ".sum() / len(keep)"),
-        "padding multiplied instead of replaced": ("torch.where(keep, x, torch.full_like(x, value))", "x * keep"),
-        "variance: biased": ("count - 1 if unbiased", "count if unbiased"),
-        "whitening: padding is not zero": (
-            "return torch.where(keep, whitened, torch.zeros_like(whitened))",
-            "return whitened",
+    ],
+    ("test_recomputing", "twice"): [
+        Mutation("recompute: not in a copy", "Backbone.copy", "copy.gradient_checkpointing = _", "pass"),
+        Mutation("recompute: not at all", "Backbone.hidden_states", "self.gradient_checkpointing and _", "False and _"),
+    ],
+    ("test_backbone", "half_precision"): [
+        Mutation(
+            "adapter: float32 on bfloat16 weights", "adapter_dtype", "torch.float32 if _ else weights", "torch.float32"
         ),
-    },
-    ("models/tokens.py", "models/test_tokens.py", ""): {
-        "batch: mask one token short": ("(columns < self.response_lengths", "(columns + 1 < self.response_lengths"),
-        "batch: prompt padding attended": ("(columns >= first) & ", ""),
-        "batch: eos not appended": ("[*ids, eos_token_id]", "[*ids]"),
-        "batch: prompts padded on the right": ("row[width - len(prompt) : width]", "row[: len(prompt)]"),
-    },
-    ("models/tokens.py", "models/test_actor_critic.py", "company and llama or company and gpt2"): {
-        "position ids dropped": (
+        Mutation("adapter: float16", "adapter_dtype", "torch.float32 if _ else weights", "weights"),
+    ],
+    ("test_linear", "backbone"): [
+        Mutation("onednn: not for weights", "Backbone.__init__", "quicken(causal_lm)", "pass"),
+        Mutation("onednn: not for adapters", "add_adapter", "quicken(causal_lm)", "pass"),
+    ],
+    ("test_linear", ""): [
+        Mutation(
+            "onednn: gradient of the input",
+            "Product.backward",
+            "product(gradient, weight.t())",
+            "product(gradient, weight.t()) * 2",
+        ),
+        Mutation(
+            "onednn: gradient of the weight", "Product.backward", "product(rows.t(), _)", "product(rows.t(), 2 * _)"
+        ),
+        Mutation("onednn: keeps what no gradient needs", "Product.forward", "x if _ else None", "x"),
+        Mutation("onednn: bias forgotten", "Linear.forward", "y if _ else y + self.bias", "y"),
+        Mutation(
+            "onednn: bfloat16 too", "by_onednn", "x.dtype == weight.dtype == torch.float32", "x.dtype == weight.dtype"
+        ),
+        Mutation("onednn: no switch", "by_onednn", "torch._C._get_mkldnn_enabled()", "True"),
+        Mutation(
+            "onednn: subclasses lose their forward",
+            "quicken",
+            "type(module) is nn.Linear",
+            "isinstance(module, nn.Linear)",
+        ),
+    ],
+    ("test_kl", ""): [
+        Mutation("kl: direction", "kl_estimate", "logprobs - ref_logprobs", "ref_logprobs - logprobs"),
+        Mutation("kl: k3 without its control variate", "_FORMULAS", "torch.expm1(-d) + d", "torch.expm1(-d)"),
+        Mutation(
+            "kl: padding reaches the gradient", "kl_estimate", "formula(torch.where(finite, d, 0.0))", "formula(d)"
+        ),
+        Mutation("kl: exact, of the other side", "_kl_exact", "logp - logq", "logq - logp"),
+        Mutation("adaptive beta: sign", "AdaptiveKL.update", "1 + error * _", "1 - error * _"),
+        Mutation(
+            "adaptive beta: no limit for huge batches",
+            "AdaptiveKL.update",
+            "min(n / self.horizon, 1.0)",
+            "n / self.horizon",
+        ),
+    ],
+    ("test_rewards", ""): [
+        Mutation("reward: sign of the kl", "augmented_rewards", "-beta", "beta"),
+        Mutation("reward: score one token early", "last_token_index", "lengths - 1", "(lengths - 2).clamp(min=0)"),
+        Mutation("reward: score on the first token", "last_token_index", "lengths - 1", "0 * lengths"),
+        Mutation(
+            "reward: kl with a gradient",
+            "augmented_rewards",
+            "fill_padding('kl', ...).detach()",
+            "fill_padding('kl', ...)",
+        ),
+    ],
+    ("test_advantages", ""): [
+        Mutation("gae: off by one", "td_errors", "[values[:, 1:], _]", "[values[:, :-1], values[:, :1]]"),
+        Mutation("gae: no value of what follows", "td_errors", "gamma * next_values", "0 * next_values"),
+        Mutation("gae: value after the end", "td_errors", "torch.zeros_like(values[:, :1])", "values[:, -1:]"),
+        Mutation("gae: lambda forgotten", "advantages:gae", "gamma * lam", "gamma"),
+        Mutation("gae: gamma forgotten", "advantages:gae", "gamma * lam", "lam"),
+        Mutation("gae: returns without values", "advantages:gae", "advantages + _", "advantages + 0 * _"),
+        Mutation("gae: forwards", "_discounted_sum", "reversed(_)", "_"),
+    ],
+    ("test_masking", ""): [
+        Mutation("mean: mask dropped", "masked_mean", "_.sum() / keep.sum()", "_.mean()"),
+        Mutation("mean: per row", "masked_mean", "keep.sum()", "len(keep)"),
+        Mutation("padding multiplied instead of replaced", "fill_padding", "torch.where(keep, x, _)", "x * keep"),
+        Mutation("variance: biased", "masked_var", "count - 1", "count"),
+        Mutation("whitening: padding is not zero", "whiten", "torch.where(keep, whitened, _)", "whitened"),
+    ],
+    ("test_tokens", ""): [
+        Mutation("batch: mask one token short", "TokenBatch.mask", "columns < _", "columns + 1 < _"),
+        Mutation("batch: prompt padding attended", "TokenBatch.attention_mask", "(columns >= first) & _", "_"),
+        Mutation("batch: eos not appended", "pair_ids", "[*ids, eos_token_id]", "[*ids]"),
+        Mutation(
+            "batch: prompts padded on the right", "pad_pairs", "row[width - len(prompt) : width]", "row[: len(prompt)]"
+        ),
+    ],
+    ("test_models", "company and llama or company and gpt2"): [
+        Mutation(
+            "position ids dropped",
+            "TokenBatch.position_ids",
             "(self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)",
             "self.attention_mask.cumsum(1) * 0",
         ),
-        "position ids of columns": (
-            "(self.attention_mask.cumsum(dim=1) - 1)",
-            "(torch.ones_like(self.attention_mask).cumsum(1) - 1)",
+        Mutation(
+            "position ids of columns",
+            "TokenBatch.position_ids",
+            "self.attention_mask.cumsum(dim=1)",
+            "torch.ones_like(self.attention_mask).cumsum(1)",
         ),
-    },
-    (
-        "models/actor_critic.py",
-        "models/test_actor_critic.py",
-        "reference or temperature or last_counted or scored_by",
-    ): {
-        "states one too late": ("[:, batch.prompt_width - 1 : -1]", "[:, batch.prompt_width :]"),
-        "reference with its adapter on": ("states = self.reference(batch)", "states = self.actor(batch)"),
-        "reference without temperature": ("batch.mask, temperature)[0]", "batch.mask)[0]"),
-    },
-    ("models/actor_critic.py", "models/test_layouts.py", "counted or shares_no or loaded"): {
-        "layouts: separate critic reads the actor": (
-            "actor_states if self.critic is self.actor else self.critic(batch)",
+    ],
+    ("test_models", "reference or temperature or last_counted or scored_by"): [
+        Mutation(
+            "states one too late", "Role.forward", "_[:, batch.prompt_width - 1 : -1]", "_[:, batch.prompt_width :]"
+        ),
+        Mutation(
+            "reference with its adapter on",
+            "ActorCritic.reference_logprobs",
+            "self.reference(batch)",
+            "self.actor(batch)",
+        ),
+        Mutation(
+            "reference without temperature",
+            "ActorCritic.reference_logprobs",
+            "self.backbone.token_logprobs(..., temperature)",
+            "self.backbone.token_logprobs(...)",
+        ),
+    ],
+    ("test_layouts", "counted or shares_no or loaded"): [
+        Mutation(
+            "layouts: separate critic reads the actor",
+            "ActorCritic._values",
+            "actor_states if _ else self.critic(batch)",
             "actor_states",
         ),
-        "layouts: critic loaded as the actor": ('"critic": folder / "critic"', '"critic": folder'),
-        "layouts: copies stay frozen": ("parameter.requires_grad_(True)", "pass"),
-    },
-    ("trainers/optimizer.py", "models/test_layouts.py", "bfloat16"): {
-        "adam: steps rounded to bfloat16": ("tensor if tensor.dtype.itemsize >= 4 else tensor.float()", "tensor"),
-        "adam: copies not written back": ("self.world.own_part(parameter).copy_(master)", "pass"),
-    },
-    ("trainers/optimizer.py", "parallel/test_sharding.py", "three"): {
-        "adam: gradient norm of this process alone": ("self.world.add(squares)", "pass"),
-    },
-    ("parallel/sharding.py", "parallel/test_sharding.py", "three"): {
-        "sharding: gradients averaged": ("set_gradient_divide_factor(1.0)", "set_gradient_divide_factor(3.0)"),
-    },
-    ("models/reward_model.py", "models/test_actor_critic.py", "last_counted or calibration or cut_off or context"): {
-        "score at the last column": (
-            "last_token_index(batch.mask)\n",
-            "0 * last_token_index(batch.mask) + batch.responses.shape[1] - 1\n",
+        Mutation(
+            "layouts: critic loaded as the actor",
+            "ActorCritic.from_pretrained",
+            "{'critic': folder / 'critic'}",
+            "{'critic': folder}",
         ),
-        "scores not normalised": ("return (raw - self.mean) / self.std", "return raw"),
-        "cut-off responses scored with an EOS": ("if finished is not None:", "if False:"),
-    },
-    ("trainers/judging.py", "trainers/test_ppo.py", "told_which or same_scores"): {
-        "judge: cut-off responses taken for finished": ("world.share(finished.tolist())", "None"),
-    },
-    ("models/backbone.py", "models/test_actor_critic.py", "company and llama"): {
-        "attention mask dropped": (
-            "attention_mask=batch.attention_mask",
-            "attention_mask=torch.ones_like(batch.attention_mask)",
+        Mutation("layouts: copies stay frozen", "ActorCritic.__init__", "parameter.requires_grad_(True)", "pass"),
+    ],
+    ("test_layouts", "bfloat16"): [
+        Mutation("adam: steps rounded to bfloat16", "at_least_float32", "tensor if _ else tensor.float()", "tensor"),
+        Mutation("adam: copies not written back", "Optimizer._round", "_.copy_(master)", "pass"),
+    ],
+    ("test_sharding", "three"): [
+        Mutation("adam: gradient norm of this process alone", "Optimizer._norm", "_.add(squares)", "pass"),
+        Mutation(
+            "sharding: gradients averaged",
+            "place",
+            "_.set_gradient_divide_factor(1.0)",
+            "_.set_gradient_divide_factor(3.0)",
         ),
-    },
-    ("models/backbone.py", "models/test_backbone.py", "adapter or dropout or slices or trainable"): {
-        "temperature dropped from log-probs": ("self.logits(states) / temperature", "self.logits(states)"),
-        "dropout may be on": ("super().train(False)", "super().train(mode)"),
-        "soft cap dropped": ("logits if cap is None else torch.tanh(logits / cap) * cap", "logits"),
-        "backbone not frozen": ("self.requires_grad_(False)", "self.requires_grad_(True)"),
-    },
-    ("models/backbone.py", "trainers/test_ppo.py", "never_held"): {
-        "logits of a whole microbatch": (
-            "hidden[keep].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))",
-            "(hidden[keep],)",
+    ],
+    ("test_models", "last_counted or calibration or cut_off or context"): [
+        Mutation(
+            "score at the last column",
+            "RewardModel.forward",
+            "last_token_index(batch.mask)",
+            "0 * last_token_index(batch.mask) + batch.responses.shape[1] - 1",
         ),
-        "logits of all slices kept": ("recompute = torch.is_grad_enabled() and len(slices) > 1", "recompute = False"),
-    },
-    ("sampling/rollout.py", "trainers/test_ppo.py", "never_held"): {
-        "logits of a whole step": (
-            "max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)",
-            "len(prompts)",
+        Mutation("scores not normalised", "RewardModel.score_batch", "(raw - self.mean) / self.std", "raw"),
+        Mutation("cut-off responses scored with an EOS", "RewardModel.scores", "finished is not None", "False"),
+    ],
+    ("test_ppo", "told_which or same_scores"): [
+        Mutation("judge: cut-off responses taken for finished", "judge", "_.share(finished.tolist())", "None"),
+    ],
+    ("test_models", "company and llama"): [
+        Mutation(
+            "attention mask dropped",
+            "Backbone.hidden_states",
+            "batch.attention_mask",
+            "torch.ones_like(batch.attention_mask)",
         ),
-    },
-    ("models/adapters.py", "models/test_backbone.py", "adapter"): {
-        "adapter stays on": ("layer.enable_adapters(name is not None)", "layer.enable_adapters(True)"),
-    },
-    ("sampling/rollout.py", "sampling/test_rollout.py", ""): {
-        "sampling: temperature dropped": ("backbone.logits(h) / temperature", "backbone.logits(h)"),
-        "sampling: one eos id only": ("torch.isin(tokens, eos)", "(tokens == eos[0])"),
-        "sampling: eos not counted": ("lengths += ~finished\n", "lengths += ~(finished | torch.isin(tokens, eos))\n"),
-        "sampling: position ids of columns": (
-            "(attention.cumsum(dim=1) - 1)",
-            "(torch.ones_like(attention).cumsum(dim=1) - 1)",
+    ],
+    ("test_backbone", "adapter or dropout or slices or trainable"): [
+        Mutation(
+            "temperature dropped from log-probs",
+            "Backbone.token_logprobs",
+            "self.logits(states) / temperature",
+            "self.logits(states)",
         ),
-    },
-    ("sampling/decoding.py", "sampling/test_decoding.py", "same_tokens"): {
-        "decoding: written after the end": ("torch.where(self.finished, before, tokens)", "tokens"),
-        "decoding: positions stand still": ("self.positions.add_(1)", "pass"),
-        "decoding: own column not seen": ("self.mask.index_fill_(3, slots.column, 0.0)", "pass"),
-        "decoding: attention one column short": ("self.width + taken + 1", "self.width + taken"),
-    },
-    ("sampling/decoding.py", "sampling/test_decoding.py", "switched_off"): {
-        "graphs: on any device": ('return device.type == "cuda" and wanted', "return wanted"),
-        "graphs: no way to switch them off": ("and wanted and", "and"),
-    },
-    ("sampling/decoding.py", "sampling/test_decoding.py", "recorded_once"): {
-        "graph: recorded before the kernels have run": (
-            "                self.step()  # a graph may only be recorded after the kernels have run once\n",
-            "",
+        Mutation("dropout may be on", "Backbone.train", "super().train(False)", "super().train(mode)"),
+        Mutation("soft cap dropped", "Backbone.logits", "logits if cap is None else _", "logits"),
+        Mutation("backbone not frozen", "Backbone.__init__", "self.requires_grad_(False)", "self.requires_grad_(True)"),
+    ],
+    ("test_ppo", "never_held"): [
+        Mutation("logits of a whole microbatch", "Backbone.token_logprobs", "hidden[keep].split(_)", "(hidden[keep],)"),
+        Mutation(
+            "logits of all slices kept",
+            "Backbone.token_logprobs",
+            "torch.is_grad_enabled() and len(slices) > 1",
+            "False",
         ),
-        "graph: kept when attention widens": ("if visible != self.slots.visible or taken == 0:", "if taken == 0:"),
-        "graph: recorded and not replayed": ("replay = self.record()", "self.record()"),
-    },
-    ("sampling/decoding.py", "models/test_shapes.py", "nothing or rotary or kernels_want"): {
-        "graph: a question in the step": (
-            "        self.lengths.add_(~self.finished)\n",
-            "        self.lengths.add_(~self.finished)\n        bool(self.finished.all())\n",
+        Mutation("logits of a whole step", "pick", "max(1, MAX_LOGITS // _)", "len(hidden)"),
+    ],
+    ("test_backbone", "adapter"): [
+        Mutation("adapter stays on", "switch_adapter", "layer.enable_adapters(_)", "layer.enable_adapters(True)"),
+    ],
+    ("test_rollout", ""): [
+        Mutation("sampling: temperature dropped", "pick", "backbone.logits(_) / temperature", "backbone.logits(_)"),
+        Mutation("sampling: one eos id only", "sample", "torch.isin(tokens, eos)", "tokens == eos[0]"),
+        Mutation(
+            "sampling: eos not counted",
+            "sample",
+            "lengths += ~finished",
+            "lengths += ~(finished | torch.isin(tokens, eos))",
         ),
-        "graph: rows picked by a mask": ("self.lengths.add_(~self.finished)", "self.lengths[~self.finished] += 1"),
-        "graph: numbers from the host": ("unsqueeze(1) == self.eos)", "unsqueeze(1) == tokens.new_tensor([0]))"),
-        "graph: rotary positions that ask": (' and rotary not in ("dynamic", "longrope")', ""),
-        "graph: mask of any width": ("-(-sequences.shape[1] // ALIGNED) * ALIGNED", "sequences.shape[1]"),
-    },
-    ("trainers/optimizer.py", "trainers/test_optimizer.py", ""): {
-        "adam: moments not kept": ('{"state": moments,', '{"state": {},'),
-        "adam: state not a copy": ('together.to("cpu", copy=True)', "together"),
-        "order: generator not kept": ('self.generator.set_state(tensors["order.generator"])', "pass"),
-        "schedule: above its peak": ("min(1.0, (iteration + 1)", "min((iteration + 1)"),
-    },
-    ("trainers/sft.py", "trainers/test_sft.py", ""): {
-        "sft: microbatches weigh the same": ("(loss * count).backward()", "(loss * 1).backward()"),
-        "sft: states one too late": ("batch.prompt_width - 1 : -1", "batch.prompt_width :"),
-    },
-    ("trainers/reward.py", "trainers/test_reward.py", ""): {
-        "reward training: mean of sums": ("(loss / len(rows)).backward()", "loss.backward()"),
-        "reward training: sides": (
-            "return scores[[row[text] for text in chosen]], scores[[row[text] for text in rejected]]",
-            "return scores[[row[text] for text in rejected]], scores[[row[text] for text in chosen]]",
+        Mutation(
+            "sampling: position ids of columns",
+            "sample",
+            "attention.cumsum(dim=1)",
+            "torch.ones_like(attention).cumsum(dim=1)",
         ),
-    },
-    (
-        "trainers/ppo.py",
-        "trainers/test_ppo.py",
-        "rollout or stored or rewards or gae or written or microbatches or whitening",
-    ): {
-        "ppo: reference for old log-probs": (
-            "clipped_policy_loss(new.logprobs, old.logprobs,",
-            "clipped_policy_loss(new.logprobs, old.ref_logprobs,",
+    ],
+    ("test_decoding", "same_tokens"): [
+        Mutation("decoding: written after the end", "Decoder.step", "torch.where(self.finished, _, tokens)", "tokens"),
+        Mutation("decoding: positions stand still", "Decoder.step", "self.positions.add_(1)", "pass"),
+        Mutation("decoding: own column not seen", "Decoder.step", "self.mask.index_fill_(...)", "pass"),
+        Mutation("decoding: attention one column short", "Decoder.run", "self.width + taken + 1", "self.width + taken"),
+    ],
+    ("test_decoding", "switched_off"): [
+        Mutation("graphs: on any device", "by_graphs", "device.type == 'cuda' and ...", "True and ..."),
+        Mutation("graphs: no way to switch them off", "by_graphs", "_1 and wanted and _2", "_1 and _2"),
+    ],
+    ("test_decoding", "recorded_once"): [
+        Mutation("graph: recorded before the kernels have run", "Decoder.run", "self.step()", "pass"),
+        Mutation("graph: kept when attention widens", "Decoder.run", "visible != self.slots.visible or _", "_"),
+        Mutation("graph: recorded and not replayed", "Decoder.run", "replay = self.record()", "self.record()"),
+    ],
+    ("test_shapes", "nothing or rotary or kernels_want"): [
+        Mutation(
+            "graph: a question in the step",
+            "Decoder.step",
+            "self.lengths.add_(~self.finished)",
+            "self.lengths.add_(~self.finished); bool(self.finished.all())",
         ),
-        "ppo: reference updated by the actor": ("policy.reference_logprobs(part, config.temperature)", "seen.logprobs"),
-        "ppo: values for returns": ("value_loss(new.values, old.returns,", "value_loss(new.values, old.values,"),
-        "ppo: microbatches weigh the same": ("(share * loss).backward()", "loss.backward()"),
-        "ppo: microbatches of any length": ("if len(rows) > self.config.microbatch:", "if False:"),
-        "ppo: temperature forgotten in the loss": (
-            "evaluate(old.batch, config.temperature, entropy_grad",
-            "evaluate(old.batch, 1.0, entropy_grad",
+        Mutation(
+            "graph: rows picked by a mask",
+            "Decoder.step",
+            "self.lengths.add_(~self.finished)",
+            "self.lengths[~self.finished] += 1",
         ),
-        "ppo: temperature forgotten at rollout": (
-            "config.max_new_tokens, config.temperature,",
-            "config.max_new_tokens, 1.0,",
+        Mutation("graph: numbers from the host", "Decoder.ends", "self.eos", "tokens.new_tensor([0])"),
+        Mutation(
+            "graph: rotary positions that ask",
+            "supports_static_cache",
+            "_ and rotary not in ('dynamic', 'longrope')",
+            "_",
         ),
-        "ppo: penalty for the finished": ("* ~finished", "* finished"),
-        "ppo: kl in reward and loss": ('self.kl.beta if config.kl_in == "reward" else 0.0', "self.kl.beta"),
-        "ppo: sign of the kl loss": ("total = total + self.kl.beta", "total = total - self.kl.beta"),
-        "ppo: returns whitened with the advantages": (
+        Mutation(
+            "graph: mask of any width",
+            "Decoder.__init__",
+            "-(-sequences.shape[1] // ALIGNED) * ALIGNED",
+            "sequences.shape[1]",
+        ),
+    ],
+    ("test_training", ""): [
+        Mutation(
+            "adam: moments not kept",
+            "Optimizer.load_state",
+            "{'state': moments, 'param_groups': _}",
+            "{'state': {}, 'param_groups': _}",
+        ),
+        Mutation("adam: state not a copy", "Optimizer._saved", "together.to('cpu', copy=True)", "together"),
+        Mutation("order: generator not kept", "Order.load_state", "self.generator.set_state(_)", "pass"),
+        Mutation("schedule: above its peak", "warmup_then_decay", "min(1.0, ...)", "min(...)"),
+    ],
+    ("test_sft", ""): [
+        Mutation(
+            "sft: microbatches weigh the same", "SFTTrainer.step", "(loss * count).backward()", "(loss * 1).backward()"
+        ),
+        Mutation(
+            "sft: states one too late",
+            "SFTTrainer.loss",
+            "_[:, batch.prompt_width - 1 : -1]",
+            "_[:, batch.prompt_width :]",
+        ),
+    ],
+    ("test_reward_training", ""): [
+        Mutation(
+            "reward training: mean of sums", "RewardTrainer.step", "(loss / len(rows)).backward()", "loss.backward()"
+        ),
+        Mutation("reward training: sides", "RewardTrainer.score_pairs", "return _1, _2", "return _2, _1"),
+    ],
+    ("test_ppo", "rollout or stored or rewards or gae or written or microbatches or whitening"): [
+        Mutation(
+            "ppo: reference for old log-probs",
+            "PPOTrainer.loss",
+            "clipped_policy_loss(new.logprobs, old.logprobs, ...)",
+            "clipped_policy_loss(new.logprobs, old.ref_logprobs, ...)",
+        ),
+        Mutation(
+            "ppo: reference updated by the actor",
+            "PPOTrainer.collect",
+            "policy.reference_logprobs(...)",
+            "seen.logprobs",
+        ),
+        Mutation(
+            "ppo: values for returns",
+            "PPOTrainer.loss",
+            "value_loss(_, old.returns, ...)",
+            "value_loss(_, old.values, ...)",
+        ),
+        Mutation("ppo: microbatches weigh the same", "PPOTrainer.update", "share * loss", "loss"),
+        Mutation("ppo: microbatches of any length", "PPOTrainer.pieces", "len(rows) > self.config.microbatch", "False"),
+        Mutation("ppo: temperature forgotten in the loss", "PPOTrainer.loss", "config.temperature", "1.0"),
+        Mutation(
+            "ppo: temperature forgotten at rollout",
+            "PPOTrainer.collect",
+            "(_, config.temperature, ...)",
+            "(_, 1.0, ...)",
+        ),
+        Mutation("ppo: penalty for the finished", "PPOTrainer.collect", "~finished", "finished"),
+        Mutation("ppo: kl in reward and loss", "PPOTrainer.collect", "self.kl.beta if _ else 0.0", "self.kl.beta"),
+        Mutation("ppo: sign of the kl loss", "PPOTrainer.loss", "total + self.kl.beta * _", "total - self.kl.beta * _"),
+        Mutation(
+            "ppo: returns whitened with the advantages",
+            "PPOTrainer.collect",
             "advantages = whiten(advantages, mask)",
             "advantages, returns = whiten(advantages, mask), whiten(returns, mask)",
         ),
-    },
-    ("trainers/ppo.py", "trainers/test_ppo.py", "goes_on or adaptive"): {
-        "ppo: beta not kept": ('self.kl.beta = float(values["beta"])', "pass"),
-        "ppo: generator not kept": ('self.generator.set_state(tensors["generator"].cpu())', "pass"),
-        "ppo: beta does not adapt": ('self.kl.update(metrics["kl_k1"], self.config.rollout_batch)', "pass"),
-    },
-    ("formulas/dpo.py", "trainers/test_dpo.py", ""): {
-        "dpo: chosen and rejected swapped": (
-            "chosen, rejected = rewards.chunk(2)",
-            "rejected, chosen = rewards.chunk(2)",
+    ],
+    ("test_ppo", "goes_on or adaptive"): [
+        Mutation("ppo: beta not kept", "PPOTrainer.load_state", "self.kl.beta = _", "pass"),
+        Mutation("ppo: generator not kept", "PPOTrainer.load_state", "self.generator.set_state(_)", "pass"),
+        Mutation("ppo: beta does not adapt", "PPOTrainer.step", "self.kl.update(...)", "pass"),
+    ],
+    ("test_dpo", ""): [
+        Mutation("dpo: chosen and rejected swapped", "dpo_loss", "chosen, rejected = _", "rejected, chosen = _"),
+        Mutation("dpo: without the reference", "implicit_rewards", "logprobs - ref_logprobs", "logprobs"),
+        Mutation(
+            "dpo: mean over tokens",
+            "implicit_rewards",
+            "(logprobs - ref_logprobs).sum",
+            "(logprobs - ref_logprobs).mean",
         ),
-        "dpo: without the reference": ("(logprobs - ref_logprobs).sum(dim=1)", "logprobs.sum(dim=1)"),
-        "dpo: mean over tokens": ("(logprobs - ref_logprobs).sum(dim=1)", "(logprobs - ref_logprobs).mean(dim=1)"),
-        "dpo: beta forgotten": ("return beta * (", "return ("),
-        "dpo: gradient to the reference": (
-            '"ref_logprobs", ref_logprobs, keep).detach()',
-            '"ref_logprobs", ref_logprobs, keep)',
+        Mutation("dpo: beta forgotten", "implicit_rewards", "beta * _", "_"),
+        Mutation(
+            "dpo: gradient to the reference",
+            "implicit_rewards",
+            "fill_padding('ref_logprobs', ...).detach()",
+            "fill_padding('ref_logprobs', ...)",
         ),
-    },
-    ("trainers/dpo.py", "trainers/test_dpo.py", ""): {
-        "dpo: the policy is its own reference": (
+        Mutation(
+            "dpo: the policy is its own reference",
+            "DPOTrainer.loss",
             "self.policy.reference_logprobs(batch)",
             "self.policy.evaluate(batch).logprobs",
         ),
-        "dpo: microbatches weigh the same": ("(out.loss * len(piece) / len(rows))", "(out.loss)"),
-    },
-    (
-        "formulas/grpo.py",
-        "trainers/test_grpo.py",
-        "hand or group or mean or weights or pieces or padding or biases or bias or deviation",
-    ): {
-        "grpo: no baseline": (
-            "groups - groups.mean(dim=1, keepdim=True)",
-            "groups - 0 * groups.mean(dim=1, keepdim=True)",
+        Mutation(
+            "dpo: microbatches weigh the same", "DPOTrainer.step", "out.loss * len(piece) / len(rows)", "out.loss"
         ),
-        "grpo: baseline of the whole batch": ("groups - groups.mean(dim=1, keepdim=True)", "groups - groups.mean()"),
-        "grpo: always scaled": ('if scale == "group":', "if True:"),
-        "grpo: biased deviation": ("groups.std(dim=1, keepdim=True)", "groups.std(dim=1, keepdim=True, correction=0)"),
-        "grpo: silent groups speak": ("torch.where(equal, 0.0, advantages)", "torch.where(equal, 1e-3, advantages)"),
-        "grpo: response means become token means": (
-            "divisor = len(mask) * lengths",
-            "divisor = lengths.sum().expand_as(lengths)",
+    ],
+    ("test_grpo", "hand or group or mean or weights or pieces or padding or biases or bias or deviation"): [
+        Mutation("grpo: no baseline", "group_advantages", "groups - _", "groups - 0 * _"),
+        Mutation(
+            "grpo: baseline of the whole batch", "group_advantages", "groups.mean(dim=1, keepdim=True)", "groups.mean()"
         ),
-        "grpo: budget forgotten": ("len(mask) * budget)", "len(mask))"),
-        "grpo: weights forgotten": ("advantages.unsqueeze(1) * weights", "advantages.unsqueeze(1) * keep"),
-        "grpo: sum forgotten": ("out.loss * keep.sum()", "out.loss"),
-        "grpo: sign of the kl": ("loss + beta * (weights * kl)", "loss - beta * (weights * kl)"),
-        "grpo: kl to the old policy": (
-            "kl_estimate(logprobs, ref_logprobs.detach()",
-            "kl_estimate(logprobs, old_logprobs.detach()",
+        Mutation("grpo: always scaled", "group_advantages", "scale == 'group'", "True"),
+        Mutation(
+            "grpo: biased deviation",
+            "group_advantages",
+            "groups.std(dim=1, keepdim=True)",
+            "groups.std(dim=1, keepdim=True, correction=0)",
         ),
-    },
-    ("trainers/grpo.py", "trainers/test_grpo.py", "step or stands or these_rows or microbatches or equal"): {
-        "grpo: every prompt once": (
+        Mutation(
+            "grpo: silent groups speak",
+            "group_advantages",
+            "torch.where(equal, 0.0, advantages)",
+            "torch.where(equal, 1e-3, advantages)",
+        ),
+        Mutation(
+            "grpo: response means become token means",
+            "token_weights",
+            "len(mask) * lengths",
+            "lengths.sum().expand_as(lengths)",
+        ),
+        Mutation("grpo: budget forgotten", "token_weights", "len(mask) * budget", "len(mask)"),
+        Mutation("grpo: weights forgotten", "grpo_loss", "_ * weights", "_ * keep"),
+        Mutation("grpo: sum forgotten", "grpo_loss", "out.loss * keep.sum()", "out.loss"),
+        Mutation("grpo: sign of the kl", "grpo_loss", "loss + beta * _", "loss - beta * _"),
+        Mutation(
+            "grpo: kl to the old policy",
+            "grpo_loss",
+            "kl_estimate(logprobs, ref_logprobs.detach(), _)",
+            "kl_estimate(logprobs, old_logprobs.detach(), _)",
+        ),
+    ],
+    ("test_grpo", "step or stands or these_rows or microbatches or equal"): [
+        Mutation(
+            "grpo: every prompt once",
+            "GRPOTrainer.step",
             "[row for row in drawn for _ in range(size)]",
             "self.ppo.order.draw(len(drawn) * size)",
         ),
-        "grpo: groups interleaved": ("[row for row in drawn for _ in range(size)]", "drawn * size"),
-        "grpo: scores before they are charged": (
+        Mutation(
+            "grpo: groups interleaved",
+            "GRPOTrainer.step",
+            "[row for row in drawn for _ in range(size)]",
+            "drawn * size",
+        ),
+        Mutation(
+            "grpo: scores before they are charged",
+            "GRPOTrainer.step",
             "scores = experience.rewards.sum(dim=1)",
             "scores = experience.scores",
         ),
-        "grpo: kl in loss and reward": ('config.beta if config.kl_in == "loss" else 0.0', "config.beta"),
-        "grpo: temperature forgotten": ("evaluate(old.batch, config.temperature)", "evaluate(old.batch)"),
-        "grpo: weights of each piece": ("token_weights(batch.mask[minibatch], ", "token_weights(batch.mask, "),
-        "grpo: advantages of other rows": ("advantages[rows]", "advantages[: len(rows)]"),
-        "grpo: reference for old log-probs": ("old.logprobs,", "old.ref_logprobs,"),
-    },
-    ("trainers/judging.py", "trainers/test_ppo.py", "reward or score or judge"): {
-        "judge: a foreign reward model by tokens": (" and reward.backbone is backbone", ""),
-        "judge: raw scores upside down": ("scores * reward.std + reward.mean", "scores / reward.std - reward.mean"),
-        "judge: raw scores always": (
-            "isinstance(reward, RewardModel) and not normalize",
-            "isinstance(reward, RewardModel)",
+        Mutation("grpo: kl in loss and reward", "GRPOTrainer.loss", "config.beta if _ else 0.0", "config.beta"),
+        Mutation(
+            "grpo: temperature forgotten",
+            "GRPOTrainer.loss",
+            "self.policy.evaluate(old.batch, config.temperature)",
+            "self.policy.evaluate(old.batch)",
         ),
-        "judge: too few scores taken": ("len(answer) != len(own)", "len(answer) > len(own)"),
-        "judge: infinite scores taken": ("if not bool(torch.isfinite(scores).all())", "if False"),
-    },
-    ("book/intervals.py", "book/test_intervals.py", ""): {
-        "interval: the textbook's": ("middle = (p + z * z / (2 * n)) / (1 + z * z / n)", "middle = p"),
-        "interval: one-sided": ("z: float = 1.959964", "z: float = 1.644854"),
-        "interval: out of range": ("max(0.0, middle - half)", "middle - half - 1e-9"),
-        "wins: sides": ("1.0 if b > a", "1.0 if b < a"),
-        "wins: a tie is lost": ("0.5 if b == a", "0.0 if b == a"),
-    },
-    ("run/judges.py", "run/test_verifiable.py", ""): {
-        "verifiable: first mark": (
-            "Decimal(found[-1].translate(NO_DIGITS)) if found else None\n\n\ndef last",
-            "Decimal(found[0].translate(NO_DIGITS)) if found else None\n\n\ndef last",
+        Mutation(
+            "grpo: weights of each piece",
+            "GRPOTrainer.update",
+            "token_weights(batch.mask[minibatch], ...)",
+            "token_weights(batch.mask, ...)",
         ),
-        "verifiable: a dash is a minus": ("(?<!\\w)[-+]", "[-+]"),
-        "verifiable: commas end a number": ("\\d[\\d,]*", "\\d+"),
-        "verifiable: as text": (
-            "self.read(response) == self.known[prompt]",
-            "str(self.read(response)) == str(self.known[prompt])",
+        Mutation("grpo: advantages of other rows", "GRPOTrainer.loss", "advantages[rows]", "advantages[: len(rows)]"),
+        Mutation(
+            "grpo: reference for old log-probs",
+            "GRPOTrainer.loss",
+            "grpo_loss(_, old.logprobs, ...)",
+            "grpo_loss(_, old.ref_logprobs, ...)",
         ),
-        "verifiable: lenient always": ("last_number if lenient else marked_number", "last_number"),
-        "verifiable: unknown prompts pass": ("if prompt not in self.known]", "if False]"),
-    },
-    ("pocket/gold.py", "pocket/test_judges.py", ""): {
-        "gold: a falsehood costs nothing": (
-            "FALSE_SENTENCE, FULL_SENTENCE, COURTESY, FAWNING = -0.3",
-            "FALSE_SENTENCE, FULL_SENTENCE, COURTESY, FAWNING = -0.0",
+    ],
+    ("test_ppo", "reward or score or judge"): [
+        Mutation("judge: a foreign reward model by tokens", "judge", "_ and reward.backbone is backbone", "_"),
+        Mutation(
+            "judge: raw scores upside down",
+            "judge",
+            "scores * reward.std + reward.mean",
+            "scores / reward.std - reward.mean",
         ),
-        "gold: fawning pays": ("COURTESY, FAWNING = -0.3, 0.8, 0.6, -0.6", "COURTESY, FAWNING = -0.3, 0.8, 0.6, 0.6"),
-        "gold: a quiz answers": ('    if is_quiz(response):\n        return "none"\n', ""),
-        "gold: any of several answers": ("named == {question.answer}", "question.answer in named"),
-        "gold: not is not read": ("return bool(agrees) and all(agrees)", "return not all(agrees)"),
-        "gold: a wrong answer charged twice": (' - (answer == "wrong")', ""),
-        "gold: length pays": ("RAMBLE, ENOUGH_WORDS = -0.03", "RAMBLE, ENOUGH_WORDS = 0.03"),
-    },
-    ("pocket/labelers.py", "pocket/test_judges.py", ""): {
-        "labelers: worst first": ("sorted(noisy, reverse=True)", "sorted(noisy)"),
-        "labelers: one noise for all": (
-            "return labeler_utility(prompt, response) + noise * gumbel",
-            "return labeler_utility(prompt, response) + noise * (0 * gumbel + 1)",
+        Mutation("judge: raw scores always", "judge", "_ and not normalize", "_"),
+        Mutation("judge: too few scores taken", "ask", "len(answer) != len(own)", "len(answer) > len(own)"),
+        Mutation("judge: infinite scores taken", "ask", "not bool(torch.isfinite(scores).all())", "False"),
+    ],
+    ("test_intervals", ""): [
+        Mutation("interval: the textbook's", "wilson_interval", "middle = _", "middle = p"),
+        Mutation("interval: one-sided", "wilson_interval", "1.959964", "1.644854"),
+        Mutation("interval: out of range", "wilson_interval", "max(0.0, middle - half)", "middle - half - 1e-9"),
+        Mutation("wins: sides", "wins", "b > a", "b < a"),
+        Mutation("wins: a tie is lost", "wins", "0.5 if b == a else _", "0.0 if b == a else _"),
+    ],
+    ("test_verifiable", ""): [
+        Mutation("verifiable: first mark", "marked_number", "found[-1]", "found[0]"),
+        Mutation(
+            "verifiable: a dash is a minus",
+            "verifiable:NUMBER",
+            "NUMBER = _",
+            r"NUMBER = _.replace(r'(?<!\w)[-+]', '[-+]')",
         ),
-        "labelers: gaussian noise": (
-            "-math.log(-math.log(min(max(rng.random(), 1e-12), 1 - 1e-12)))",
-            "rng.gauss(0, 1)",
+        Mutation(
+            "verifiable: commas end a number",
+            "verifiable:NUMBER",
+            "NUMBER = _",
+            r"NUMBER = _.replace(r'\d[\d,]*', r'\d+')",
         ),
-        "labelers: no weakness for length": (
-            "gold_score(prompt, response) + length_bias * count_words(response)",
+        Mutation("verifiable: as text", "ExactAnswer.__call__", "self.read(_1) == _2", "str(self.read(_1)) == str(_2)"),
+        Mutation(
+            "verifiable: lenient always",
+            "ExactAnswer.__init__",
+            "last_number if lenient else marked_number",
+            "last_number",
+        ),
+        Mutation("verifiable: unknown prompts pass", "ExactAnswer.__call__", "prompt not in self.known", "False"),
+    ],
+    ("test_judges", "pocket"): [
+        Mutation("gold: a falsehood costs nothing", "FALSE_SENTENCE", "-0.3", "-0.0"),
+        Mutation("gold: fawning pays", "FAWNING", "-0.6", "0.6"),
+        Mutation("gold: a quiz answers", "verdict", "if is_quiz(response): ...", "pass"),
+        Mutation("gold: any of several answers", "verdict", "named == {question.answer}", "question.answer in named"),
+        Mutation("gold: not is not read", "is_false", "bool(agrees) and all(agrees)", "not all(agrees)"),
+        Mutation("gold: a wrong answer charged twice", "explain", "_ - (answer == 'wrong')", "_"),
+        Mutation("gold: length pays", "RAMBLE", "-0.03", "0.03"),
+        Mutation("labelers: worst first", "rank", "sorted(noisy, reverse=True)", "sorted(noisy)"),
+        Mutation("labelers: one noise for all", "rank", "noise * gumbel", "noise * (0 * gumbel + 1)"),
+        Mutation("labelers: gaussian noise", "rank", "gumbel = _", "gumbel = rng.gauss(0, 1)"),
+        Mutation(
+            "labelers: no weakness for length",
+            "labeler_utility",
+            "gold_score(prompt, response) + _",
             "gold_score(prompt, response)",
         ),
-        "labelers: neighbours only": ("combinations(self.responses, 2)", "zip(self.responses, self.responses[1:])"),
-        "labelers: accuracy of the noise": ("sum(max(p, 1.0 - p) for p in chances)", "sum(chances)"),
-    },
-    ("run/memory.py", "run/test_memory.py", "not pocket and not command_line"): {
-        "memory: no copy of what is trained in half precision": ("+ network * STEPPED * halves", ""),
-        "memory: one moment": ("return gradients, 2 * trained", "return gradients, trained"),
-        "memory: cache without the response": (
-            "width = prompt_length + config.max_new_tokens",
-            "width = prompt_length",
+        Mutation(
+            "labelers: neighbours only",
+            "Ranking.pairs",
+            "combinations(self.responses, 2)",
+            "zip(self.responses, self.responses[1:])",
         ),
-        "memory: cache of all heads": (
-            'getattr(text, "num_key_value_heads", None) or text.num_attention_heads',
+        Mutation("labelers: accuracy of the noise", "best_accuracy", "max(p, 1.0 - p)", "p"),
+    ],
+    ("test_memory", "not pocket and not command_line"): [
+        Mutation(
+            "memory: no copy of what is trained in half precision", "to_learn", "_ + network * STEPPED * halves", "_"
+        ),
+        Mutation("memory: one moment", "to_learn", "2 * trained", "trained"),
+        Mutation("memory: cache without the response", "plan_memory", "width = _", "width = prompt_length"),
+        Mutation(
+            "memory: cache of all heads",
+            "cache_bytes_per_token",
+            "_ or text.num_attention_heads",
             "text.num_attention_heads",
         ),
-        "memory: no copy of the reference": (
-            "count + full * (count + separate * count)",
-            "count + full * separate * count",
+        Mutation(
+            "memory: no copy of the reference",
+            "plan_memory",
+            "full * (count + separate * count)",
+            "full * separate * count",
         ),
-        "memory: rollout and update at once": ("max(self.rollout, self.update)\n\n", "self.rollout + self.update\n\n"),
-        "memory: blocks not counted": ("one + (two - one) *", "one + 0 *"),
-        "memory: entropy without gradient": ("copies = ENTROPY_COPIES if config.entropy_coef else", "copies ="),
-        "memory: never refused": ("if free is None or self.total <= free", "if True"),
-    },
-    ("run/memory.py", "models/test_shapes.py", "plan or slice"): {
-        "memory: attention of a single token": ("ROWS, SHORT = 1024, 2", "ROWS, SHORT = 1024, 1"),
-        "memory: weights kept for the backward pass": (" if key not in weights) / tokens", ") / tokens"),
-        "memory: copies of a slice": ("LOGITS_COPIES = 3", "LOGITS_COPIES = 4"),
-        "memory: what a gradient adds to them": ("ENTROPY_COPIES = 5", "ENTROPY_COPIES = 6"),
-    },
-    ("models/backbone.py", "models/test_shapes.py", "plan"): {
-        "logits: never in slices": ("max(1, MAX_LOGITS //", "max(2**40, MAX_LOGITS //"),
-    },
-    ("run/memory.py", "run/test_memory.py", "(second_judge or sft or widens) and not pocket"): {
-        "plan: no second judge": ("(config.second_judge, None)", "(None, None)"),
-        "plan: a judge's backbone twice": ("weights = 0 if shared else", "weights = 0 if not shared else"),
-        "plan: a published judge in half precision": ("count * (4 if on_cpu else 2)", "count * 2"),
-        "plan: a pair is one text": ("* (2 if reward else 1)", "* 1"),
-        "plan: sft has a head": ("reward * head_bytes(shape)", "head_bytes(shape)"),
-        "plan: the EOS forgotten": ("len(ids) + 1 for ids", "len(ids) for ids"),
-        "plan: what is left out counts": ("or not config.drop_longer] or found", "or True] or found"),
-        "plan: no calibration": ("CALIBRATION_TOKENS // width)) * reward", "CALIBRATION_TOKENS // width)) * 0"),
-    },
-    ("run/commands.py", "run/test_memory.py", "print_their"): {
-        "plan: never printed": ("    run.world.say(plan.table())\n", ""),
-        "plan: PPO's remedy for all": ("pick_device(config.device)), stage)", "pick_device(config.device)))"),
-    },
-    ("parallel/processes.py", "parallel/test_processes.py", "exchange or three or reward_model or sft or same_bits"): {
-        "processes: all take all rows": (
-            "return rows[self.rank * len(rows) // self.size : (self.rank + 1) * len(rows) // self.size]",
-            "return rows",
+        Mutation(
+            "memory: rollout and update at once",
+            "MemoryPlan.total",
+            "max(self.rollout, self.update)",
+            "self.rollout + self.update",
         ),
-        "processes: the last row is nobody's": (
-            ": (self.rank + 1) * len(rows) // self.size]",
-            ": (self.rank + 1) * (len(rows) // self.size)]",
+        Mutation("memory: blocks not counted", "kept_per_token", "two - one", "0"),
+        Mutation(
+            "memory: entropy without gradient", "plan_memory", "ENTROPY_COPIES if _ else LOGITS_COPIES", "LOGITS_COPIES"
         ),
-        "processes: gradients stay at home": ("        self.add(*gradients)\n", ""),
-        "processes: no gradient, no sum": ("parameter.grad = torch.zeros_like(parameter)", "continue"),
-        "processes: total of the first number": ("map(sum, zip(*self.gather([numbers]), strict=True))", "numbers"),
-        "processes: smallest for largest": ("return max(self.gather([number]))", "return min(self.gather([number]))"),
-        "processes: all for any": ("return any(self.gather([flag]))", "return all(self.gather([flag]))"),
-        "processes: each keeps its own list": ("return [item for part in parts for item in part]", "return items"),
-    },
-    ("sampling/rollout.py", "parallel/test_processes.py", "three or one_row or same_bits or sampling"): {
-        "shared rollout: everybody's noise is the first's": (
-            "noise=noise[mine.start : mine.stop]",
-            "noise=noise[: len(mine)]",
+        Mutation("memory: never refused", "MemoryPlan.check", "free is None or self.total <= free", "True"),
+    ],
+    ("test_shapes", "plan or slice"): [
+        Mutation("memory: attention of a single token", "SHORT", "2", "1"),
+        Mutation("memory: weights kept for the backward pass", "kept_by_blocks", "key not in weights", "True"),
+        Mutation("memory: copies of a slice", "LOGITS_COPIES", "3", "4"),
+        Mutation("memory: what a gradient adds to them", "ENTROPY_COPIES", "5", "6"),
+    ],
+    ("test_shapes", "plan"): [
+        Mutation(
+            "logits: never in slices",
+            "Backbone.token_logprobs",
+            "max(1, MAX_LOGITS // _)",
+            "max(2**40, MAX_LOGITS // _)",
         ),
-        "shared rollout: unused numbers are gone": ("    generator.set_state(before)\n", ""),
-        "shared rollout: padding counted": ("row[:n].tolist()", "row.tolist()"),
-        "shared rollout: own prompts for all": (
-            "pad_pairs(prompts, responses",
-            "pad_pairs(own * world.size, responses",
+    ],
+    ("test_memory", "(second_judge or sft or widens) and not pocket"): [
+        Mutation("plan: no second judge", "memory_plan", "(config.second_judge, None)", "(None, None)"),
+        Mutation("plan: a judge's backbone twice", "judge_bytes", "0 if shared else _", "0 if not shared else _"),
+        Mutation("plan: a published judge in half precision", "judge_bytes", "4 if on_cpu else 2", "2"),
+        Mutation("plan: a pair is one text", "plan_training", "2 if reward else 1", "1"),
+        Mutation("plan: sft has a head", "plan_training", "reward * head_bytes(shape)", "head_bytes(shape)"),
+        Mutation("plan: the EOS forgotten", "longest_texts", "len(ids) + 1", "len(ids)"),
+        Mutation("plan: what is left out counts", "longest_texts", "not config.drop_longer", "True"),
+        Mutation("plan: no calibration", "plan_training", "min(CALIBRATION_ANSWERS, _) * reward", "0"),
+    ],
+    ("test_memory", "print_their"): [
+        Mutation("plan: never printed", "run_stage", "_.say(plan.table())", "pass"),
+        Mutation("plan: PPO's remedy for all", "run_stage", "plan.check(_, stage)", "plan.check(_)"),
+    ],
+    ("test_distributed", "exchange or three or reward_model or sft or same_bits"): [
+        Mutation("processes: all take all rows", "Processes.share", "rows[_]", "rows"),
+        Mutation(
+            "processes: the last row is nobody's",
+            "Processes.share",
+            "(self.rank + 1) * len(rows) // self.size",
+            "(self.rank + 1) * (len(rows) // self.size)",
         ),
-    },
-    ("run/speaking.py", "run/test_cli.py", "chat_template_that"): {
-        "sample forgets the run's template": (
-            "config.exists() and bool(load_yaml(config)",
-            "False and bool(load_yaml(config)",
+        Mutation("processes: gradients stay at home", "Processes.add_gradients", "self.add(*gradients)", "pass"),
+        Mutation(
+            "processes: no gradient, no sum",
+            "Processes.add_gradients",
+            "parameter.grad = torch.zeros_like(parameter)",
+            "continue",
         ),
-    },
-    ("book/drawing.py", "book/test_figures.py", ""): {
-        "points: no shape is hollow": ('if shape.endswith("-open")', "if False"),
-        "points: a cross is an x": (
-            '"cross": [(0, -5), (0, 5), (-5, 0), (5, 0)]',
-            '"cross": [(-4, -4), (4, 4), (-4, 4), (4, -4)]',
+        Mutation("processes: total of the first number", "Processes.total", "map(sum, _)", "numbers"),
+        Mutation("processes: smallest for largest", "Processes.largest", "max(_)", "min(_)"),
+        Mutation("processes: all for any", "Processes.any", "any(_)", "all(_)"),
+        Mutation(
+            "processes: each keeps its own list",
+            "Processes.gather",
+            "[item for part in parts for item in part]",
+            "items",
         ),
-        "ticks: steps of two and a half": ("math.floor(step))  # 2", "step)  # 2"),
-        "ticks: half steps": ("step = max(1.0, math.floor(step))", "step = max(0.5, math.floor(step))"),
-        "ticks: half steps on a logarithmic axis": ("least = max(low, 1.0) if whole else low", "least = low"),
-        "ticks: one whole number leaves no room": ("max(0.5 * abs(high), float(whole))", "0.5 * abs(high) or 1.0"),
-        "ticks: shares in whole steps": ("whole = all(value == int(value) for value in known)", "whole = True"),
-    },
-    ("book/figures.py", "book/test_figures.py", "points_differ or lines_differ"): {
-        "points: one shape for all": ("SHAPES[index % len(SHAPES)]", "SHAPES[0]"),
-        "points: another shape in the legend": ("point(x + 12, y - 4, color, shape)", "point(x + 12, y - 4, color)"),
-        "lines: one dash for all": ("DASHES[index % len(DASHES)]", "DASHES[0]"),
-    },
-    ("models/hub.py", "models/test_hub.py", ""): {
-        "hub: a broken connection has no name": ('"TransportError" in', '"Nothing" in'),
-        "hub: its HTTP library's errors are not caught": ("ValueError, HfHubHTTPError.__bases__[0])", "ValueError)"),
-        "hub: pin prints the old name": ("Pinned(found.id, ", "Pinned(name, "),
-        "hub: reachable asks another one": ("head(constants.ENDPOINT,", 'head("http://localhost:1",'),
-    },
-    ("run/data.py", "run/test_data.py", ""): {
-        "data set of another commit": ("if builder.hash != pinned.commit:", "if False:"),
-        "data set looked up for each split": ("prepared(replace(pinned, split=None))", "prepared(pinned)"),
-        "data set's own errors are not caught": ("(*HUB_ERRORS, exceptions.DatasetsError)", "HUB_ERRORS"),
-    },
-    ("run/judges.py", "run/test_judges.py", ""): {
-        "judge unchecked: published": ("        read_published(name)\n    else:", "        pass\n    else:"),
-        "judge with several outputs": ("if labels != 1:", "if False:"),
-        "judge with random weights": ('if report["missing_keys"]:', "if False:"),
-    },
-    ("run/commands.py", "run/test_cli.py", "before_it_trains"): {
-        "align: temperature unchecked": ("    check_temperature(ppo, how)\n", ""),
-        "align: pairs unchecked": ("            load_pairs(how.pairs)\n", "            pass\n"),
-        "align: second judge unchecked": ('check_judge(ppo.second_judge, ppo, "second_judge")', "pass"),
-    },
-    ("models/adapters.py", "models/test_actor_critic.py", "no_hub_is_asked"): {
-        "adapter: PEFT asks the hub": (", save_embedding_layers=False", ""),
-    },
-    ("run/machines.py", "run/test_machines.py", ""): {
-        "capstone without a look at the hub": ("if not reachable():", "if False:"),
-        "capstone without a look at datasets": ('if find_spec("datasets") is None:', "if False:"),
-        "capstone without a GPU": ("if not torch.cuda.is_available():", "if False:"),
-    },
-    ("trainers/experience.py", "trainers/test_ppo.py", "select or microbatch"): {
-        "experience of other rows": ("[rows, :", "[: len(rows), :"),
-    },
-    ("run/memory.py", "parallel/test_sharding.py", "memory"): {
-        "plan of a whole model": ("divided - -(-divided // parts)", "0"),
-    },
-    ("run/evaluation.py", "run/test_evaluation.py", ""): {
-        "held-out pairs too long": ("    pairs = short_enough(pairs, config, backbone, ALONE)\n", ""),
-    },
-    ("run/stages.py", "trainers/test_reward.py", "calibration"): {
-        "calibration all at once": ("max(1, CALIBRATION_TOKENS // (asked + longest))", "len(prompts)"),
-        "calibration repeats its noise": ("seed=self.config.seed + len(answers)", "seed=self.config.seed"),
-    },
+    ],
+    ("test_distributed", "three or one_row or same_bits or sampling"): [
+        Mutation(
+            "shared rollout: everybody's noise is the first's",
+            "sample_together",
+            "noise[mine.start : mine.stop]",
+            "noise[: len(mine)]",
+        ),
+        Mutation("shared rollout: unused numbers are gone", "sample_together", "generator.set_state(before)", "pass"),
+        Mutation("shared rollout: padding counted", "sample_together", "row[:n]", "row"),
+        Mutation(
+            "shared rollout: own prompts for all",
+            "sample_together",
+            "pad_pairs(prompts, ...)",
+            "pad_pairs(own * processes.size, ...)",
+        ),
+    ],
+    ("test_cli", "chat_template_that"): [
+        Mutation("sample forgets the run's template", "trained_in_chat", "config.exists()", "False"),
+    ],
+    ("test_figures", ""): [
+        Mutation("points: no shape is hollow", "point", "shape.endswith('-open')", "False"),
+        Mutation(
+            "points: a cross is an x",
+            "CORNERS",
+            "[(0, -5), (0, 5), (-5, 0), (5, 0)]",
+            "[(-4, -4), (4, 4), (-4, 4), (4, -4)]",
+        ),
+        Mutation("ticks: steps of two and a half", "equal_steps", "math.floor(step)", "step"),
+        Mutation("ticks: half steps", "equal_steps", "max(1.0, _)", "max(0.5, _)"),
+        Mutation("ticks: half steps on a logarithmic axis", "axis_for", "max(low, 1.0) if whole else low", "low"),
+        Mutation(
+            "ticks: one whole number leaves no room",
+            "axis_for",
+            "max(0.5 * abs(high), float(whole))",
+            "0.5 * abs(high) or 1.0",
+        ),
+        Mutation("ticks: shares in whole steps", "axis_for", "whole = _", "whole = True"),
+    ],
+    ("test_figures", "points_differ or lines_differ"): [
+        Mutation("points: one shape for all", "look", "SHAPES[_]", "SHAPES[0]"),
+        Mutation(
+            "points: another shape in the legend",
+            "Figure._legend",
+            "point(_1, _2, color, shape)",
+            "point(_1, _2, color)",
+        ),
+        Mutation("lines: one dash for all", "look", "DASHES[_]", "DASHES[0]"),
+    ],
+    ("test_hub", ""): [
+        Mutation("hub: a broken connection has no name", "cut_off", "'TransportError'", "'Nothing'"),
+        Mutation(
+            "hub: its HTTP library's errors are not caught",
+            "HUB_ERRORS",
+            "(..., HfHubHTTPError.__bases__[0])",
+            "(...,)",
+        ),
+        Mutation("hub: pin prints the old name", "current", "Pinned(found.id, ...)", "Pinned(name, ...)"),
+        Mutation("hub: reachable asks another one", "reachable", "constants.ENDPOINT", "'http://localhost:1'"),
+    ],
+    ("test_examples", ""): [
+        Mutation("data set of another commit", "prepared", "builder.hash != pinned.commit", "False"),
+        Mutation(
+            "data set looked up for each split", "read_hub", "prepared(replace(pinned, split=None))", "prepared(pinned)"
+        ),
+        Mutation(
+            "data set's own errors are not caught", "read_hub", "(*HUB_ERRORS, exceptions.DatasetsError)", "HUB_ERRORS"
+        ),
+    ],
+    ("test_judges", "not pocket"): [
+        Mutation("judge unchecked: published", "check_judge", "read_published(name)", "pass"),
+        Mutation("judge with several outputs", "read_published", "labels != 1", "False"),
+        Mutation("judge with random weights", "PublishedRewardModel.__init__", "report['missing_keys']", "False"),
+    ],
+    ("test_cli", "before_it_trains"): [
+        Mutation("align: temperature unchecked", "check_inputs", "check_temperature(ppo, how)", "pass"),
+        Mutation("align: pairs unchecked", "check_inputs", "load_pairs(how.pairs)", "pass"),
+        Mutation("align: second judge unchecked", "check_inputs", "check_judge(ppo.second_judge, ...)", "pass"),
+    ],
+    ("test_models", "no_hub_is_asked"): [
+        Mutation(
+            "adapter: PEFT asks the hub",
+            "adapter_state",
+            "get_peft_model_state_dict(..., save_embedding_layers=False)",
+            "get_peft_model_state_dict(...)",
+        ),
+    ],
+    ("test_machines", ""): [
+        Mutation("capstone without a look at the hub", "choose_recipe", "not reachable()", "False"),
+        Mutation("capstone without a look at datasets", "choose_recipe", "find_spec('datasets') is None", "False"),
+        Mutation("capstone without a GPU", "choose_recipe", "not torch.cuda.is_available()", "False"),
+    ],
+    ("test_ppo", "select or microbatch"): [
+        Mutation("experience of other rows", "Experience.select", "value[rows, :width]", "value[: len(rows), :width]"),
+    ],
+    ("test_sharding", "memory"): [
+        Mutation("plan of a whole model", "elsewhere", "divided - -(-divided // parts)", "0"),
+    ],
+    ("test_evaluation", ""): [
+        Mutation("held-out pairs too long", "reward_accuracy", "pairs = short_enough(pairs, ...)", "pass"),
+    ],
+    ("test_reward_training", "calibration"): [
+        Mutation(
+            "calibration all at once", "CalibratedRewardTrainer.save", "max(1, CALIBRATION_TOKENS // _)", "len(prompts)"
+        ),
+        Mutation(
+            "calibration repeats its noise",
+            "CalibratedRewardTrainer.save",
+            "self.config.seed + len(answers)",
+            "self.config.seed",
+        ),
+    ],
 }
 
 
-def try_one(file: str, tests: str, which: str, right: str, wrong: str) -> str:
-    """Make the mistake in a copy and run the tests on it; ``noticed``, or what happened instead."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        ignored = shutil.ignore_patterns("recorded", "weights", "__pycache__")
-        shutil.copytree(ROOT / "ppo_lib", copy / "ppo_lib", ignore=ignored)
-        source = copy / "ppo_lib" / file
-        text = source.read_text(encoding="utf-8")
-        if right not in text:
-            return f"{file} no longer holds {right!r}: bring the mutation up to date"
-        source.write_text(text.replace(right, wrong), encoding="utf-8")
-        for name in (
-            "tiny.py",
-            "conftest.py",
-            "standin_hub.py",
-            "trainers/test_ppo.py",
-            "parallel/test_processes.py",
-            tests,
-        ):  # what others import
-            (copy / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / "tests" / name, copy / "tests" / name)
-        child = os.fork()
-        if child == 0:
-            os._exit(run_tests(copy, f"tests/{tests}", which))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {0: "SURVIVED", 1: "noticed"}.get(code, f"the tests did not run (exit code {code})")
-
-
-def run_tests(copy: Path, tests: str, which: str) -> int:
-    """In a fork: pytest on the copy's library and tests. Gives pytest's exit code."""
-    import pytest
-
-    os.chdir(copy)
-    sys.path.insert(0, str(copy))
-    (copy / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        code = pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-k", which, tests])
-    import ppo_lib
-
-    return int(code) if Path(ppo_lib.__file__).is_relative_to(copy) else 99
-
-
 def main(words: list[str]) -> int:
+    chosen = {
+        tests: [mutation for mutation in mutations if not words or any(word in mutation.name for word in words)]
+        for tests, mutations in MUTATIONS.items()
+    }
+    package = Package(ROOT, "ppo_lib")
+    try:
+        trials = package.trials(chosen)
+    except MutationError as error:
+        print(error)
+        return 1
     os.environ["HF_HUB_OFFLINE"] = "1"  # as in every test
     import hypothesis
     import peft
@@ -603,22 +771,7 @@ def main(words: list[str]) -> int:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     ready = (hypothesis, peft, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
     assert all(ready)
-    begin, survivors, count = time.perf_counter(), [], 0
-    control = try_one("trainers/optimizer.py", "trainers/test_optimizer.py", "", "torch", "torch")
-    if control != "SURVIVED":
-        print(f"the tests do not pass on an unchanged copy: {control}")
-        return 1
-    for (file, tests, which), mutations in MUTATIONS.items():
-        for name, (right, wrong) in mutations.items():
-            if words and not any(word in name for word in words):
-                continue
-            start, count = time.perf_counter(), count + 1
-            result = try_one(file, tests, which, right, wrong)
-            print(f"{name:45s} {result}  ({time.perf_counter() - start:.1f} s)", flush=True)
-            if result != "noticed":
-                survivors.append(name)
-    print(f"{count} mutations, {len(survivors)} not noticed, {time.perf_counter() - begin:.0f} s")
-    return 1 if survivors or not count else 0
+    return try_all(package, trials)
 
 
 if __name__ == "__main__":
