@@ -26,6 +26,12 @@ MUTATIONS: Table = {
         Mutation("bradley-terry: sign", "bradley_terry_loss", "-F.logsigmoid(_).mean()", "F.logsigmoid(_).mean()"),
         Mutation("bradley-terry: sides", "bradley_terry_loss", "chosen - rejected", "rejected - chosen"),
         Mutation("policy gradient: sign", "policy_gradient_loss", "-masked_mean(...)", "masked_mean(...)"),
+        Mutation(
+            "policy gradient: through advantages",
+            "policy_gradient_loss",
+            "fill_padding('advantages', ...).detach()",
+            "fill_padding('advantages', ...)",
+        ),
         Mutation("clip: sign", "clipped_policy_loss", "-masked_mean(...)", "masked_mean(...)"),
         Mutation("clip: min becomes max", "clipped_policy_loss", "torch.minimum", "torch.maximum"),
         Mutation("clip: not at all", "clipped_policy_loss", "ratio.clamp(...)", "ratio"),
@@ -39,6 +45,7 @@ MUTATIONS: Table = {
             "fill_padding('advantages', ...)",
         ),
         Mutation("dual clip: everywhere", "clipped_policy_loss", "advantages < 0", "advantages < 9e9"),
+        Mutation("dual clip: not counted", "clipped_policy_loss", "cut | (floor > objective)", "cut"),
         Mutation("value loss: sign", "value_loss", "masked_mean(...)", "-masked_mean(...)"),
         Mutation(
             "value loss: one half", "value_loss", "(values - returns).square()", "(values - returns).square() / 2"
@@ -151,7 +158,7 @@ MUTATIONS: Table = {
             "batch: prompts padded on the right", "pad_pairs", "row[width - len(prompt) : width]", "row[: len(prompt)]"
         ),
     ],
-    ("test_models", "company and llama or company and gpt2"): [
+    ("test_actor_critic", "company and llama or company and gpt2"): [
         Mutation(
             "position ids dropped",
             "TokenBatch.position_ids",
@@ -165,7 +172,7 @@ MUTATIONS: Table = {
             "torch.ones_like(self.attention_mask).cumsum(1)",
         ),
     ],
-    ("test_models", "reference or temperature or last_counted or scored_by"): [
+    ("test_actor_critic", "reference or temperature or last_counted or scored_by"): [
         Mutation(
             "states one too late", "Role.forward", "_[:, batch.prompt_width - 1 : -1]", "_[:, batch.prompt_width :]"
         ),
@@ -205,12 +212,12 @@ MUTATIONS: Table = {
         Mutation("adam: gradient norm of this process alone", "Optimizer._norm", "_.add(squares)", "pass"),
         Mutation(
             "sharding: gradients averaged",
-            "place",
+            "divide",
             "_.set_gradient_divide_factor(1.0)",
             "_.set_gradient_divide_factor(3.0)",
         ),
     ],
-    ("test_models", "last_counted or calibration or cut_off or context"): [
+    ("test_actor_critic", "last_counted or calibration or cut_off or context"): [
         Mutation(
             "score at the last column",
             "RewardModel.forward",
@@ -220,10 +227,16 @@ MUTATIONS: Table = {
         Mutation("scores not normalised", "RewardModel.score_batch", "(raw - self.mean) / self.std", "raw"),
         Mutation("cut-off responses scored with an EOS", "RewardModel.scores", "finished is not None", "False"),
     ],
-    ("test_ppo", "told_which or same_scores"): [
-        Mutation("judge: cut-off responses taken for finished", "judge", "_.share(finished.tolist())", "None"),
+    ("test_ppo", "told_which or same_scores or look_on"): [
+        Mutation("judge: cut-off responses taken for finished", "ask", "_.share(finished.tolist())", "None"),
+        Mutation(
+            "watch: cut-off responses taken for finished",
+            "watch",
+            "(microbatch, True, world, finished)",
+            "(microbatch, True, world)",
+        ),
     ],
-    ("test_models", "company and llama"): [
+    ("test_actor_critic", "company and llama"): [
         Mutation(
             "attention mask dropped",
             "Backbone.hidden_states",
@@ -243,7 +256,9 @@ MUTATIONS: Table = {
         Mutation("backbone not frozen", "Backbone.__init__", "self.requires_grad_(False)", "self.requires_grad_(True)"),
     ],
     ("test_ppo", "never_held"): [
-        Mutation("logits of a whole microbatch", "Backbone.token_logprobs", "hidden[keep].split(_)", "(hidden[keep],)"),
+        Mutation(
+            "logits of a whole microbatch", "Backbone.token_logprobs", "hidden[counted].split(_)", "(hidden[counted],)"
+        ),
         Mutation(
             "logits of all slices kept",
             "Backbone.token_logprobs",
@@ -253,7 +268,26 @@ MUTATIONS: Table = {
         Mutation("logits of a whole step", "pick", "max(1, MAX_LOGITS // _)", "len(hidden)"),
     ],
     ("test_backbone", "adapter"): [
-        Mutation("adapter stays on", "switch_adapter", "layer.enable_adapters(_)", "layer.enable_adapters(True)"),
+        Mutation("adapter stays on", "switch_adapter", "name is None", "False"),
+    ],
+    ("test_recomputing", "visits_the_layers"): [
+        Mutation("adapter: layers looked for once and for all", "add_adapter", "_layers.clear()", "pass"),
+    ],
+    ("test_actor_critic", "random_half"): [
+        Mutation("critic: begins as the actor", "ActorCritic.__init__", "seed + CRITIC_SEED", "seed"),
+    ],
+    ("test_intervals", "covers_the_truth"): [
+        Mutation("interval: pairs of a ranking independent", "share_of_groups", "max(1.0, _)", "1.0"),
+    ],
+    ("test_sft", "evaluated_in_microbatches"): [
+        Mutation("sft: evaluation of equal microbatches", "SFTTrainer.evaluate", "float(loss) * count", "float(loss)"),
+    ],
+    ("test_masking", "trusted"): [
+        Mutation("trusted: for ever", "trusted", "_TRUSTED.reset(token)", "pass"),
+        Mutation("trusted: never", "trusted", "_TRUSTED.set(True)", "_TRUSTED.set(False)"),
+    ],
+    ("test_grpo", "false_alarm"): [
+        Mutation("grpo: weights of other rows", "GRPOTrainer.update", "weights[rows]", "weights[: len(rows)]"),
     ],
     ("test_rollout", ""): [
         Mutation("sampling: temperature dropped", "pick", "backbone.logits(_) / temperature", "backbone.logits(_)"),
@@ -313,7 +347,7 @@ MUTATIONS: Table = {
             "sequences.shape[1]",
         ),
     ],
-    ("test_training", ""): [
+    ("test_optimizer", ""): [
         Mutation(
             "adam: moments not kept",
             "Optimizer.load_state",
@@ -335,7 +369,7 @@ MUTATIONS: Table = {
             "_[:, batch.prompt_width :]",
         ),
     ],
-    ("test_reward_training", ""): [
+    ("test_reward", ""): [
         Mutation(
             "reward training: mean of sums", "RewardTrainer.step", "(loss / len(rows)).backward()", "loss.backward()"
         ),
@@ -350,9 +384,9 @@ MUTATIONS: Table = {
         ),
         Mutation(
             "ppo: reference updated by the actor",
-            "PPOTrainer.collect",
-            "policy.reference_logprobs(...)",
-            "seen.logprobs",
+            "PPOTrainer.look_again",
+            "self.policy.reference_logprobs(...)",
+            "now.logprobs",
         ),
         Mutation(
             "ppo: values for returns",
@@ -360,14 +394,14 @@ MUTATIONS: Table = {
             "value_loss(_, old.returns, ...)",
             "value_loss(_, old.values, ...)",
         ),
-        Mutation("ppo: microbatches weigh the same", "PPOTrainer.update", "share * loss", "loss"),
-        Mutation("ppo: microbatches of any length", "PPOTrainer.pieces", "len(rows) > self.config.microbatch", "False"),
+        Mutation("ppo: microbatches weigh the same", "PPOTrainer.update", "weight * loss", "loss"),
+        Mutation("ppo: microbatches of any length", "microbatches", "len(rows) > size", "False"),
         Mutation("ppo: temperature forgotten in the loss", "PPOTrainer.loss", "config.temperature", "1.0"),
         Mutation(
             "ppo: temperature forgotten at rollout",
-            "PPOTrainer.collect",
-            "(_, config.temperature, ...)",
-            "(_, 1.0, ...)",
+            "PPOTrainer.roll_out",
+            "config.temperature",
+            "1.0",
         ),
         Mutation("ppo: penalty for the finished", "PPOTrainer.collect", "~finished", "finished"),
         Mutation("ppo: kl in reward and loss", "PPOTrainer.collect", "self.kl.beta if _ else 0.0", "self.kl.beta"),
@@ -474,8 +508,8 @@ MUTATIONS: Table = {
         Mutation(
             "grpo: weights of each piece",
             "GRPOTrainer.update",
-            "token_weights(batch.mask[minibatch], ...)",
-            "token_weights(batch.mask, ...)",
+            "token_weights(mask[minibatch], ...)",
+            "token_weights(mask, ...)",
         ),
         Mutation("grpo: advantages of other rows", "GRPOTrainer.loss", "advantages[rows]", "advantages[: len(rows)]"),
         Mutation(
@@ -508,13 +542,13 @@ MUTATIONS: Table = {
         Mutation("verifiable: first mark", "marked_number", "found[-1]", "found[0]"),
         Mutation(
             "verifiable: a dash is a minus",
-            "verifiable:NUMBER",
+            "judges:NUMBER",
             "NUMBER = _",
             r"NUMBER = _.replace(r'(?<!\w)[-+]', '[-+]')",
         ),
         Mutation(
             "verifiable: commas end a number",
-            "verifiable:NUMBER",
+            "judges:NUMBER",
             "NUMBER = _",
             r"NUMBER = _.replace(r'\d[\d,]*', r'\d+')",
         ),
@@ -600,7 +634,7 @@ MUTATIONS: Table = {
         Mutation("plan: no second judge", "memory_plan", "(config.second_judge, None)", "(None, None)"),
         Mutation("plan: a judge's backbone twice", "judge_bytes", "0 if shared else _", "0 if not shared else _"),
         Mutation("plan: a published judge in half precision", "judge_bytes", "4 if on_cpu else 2", "2"),
-        Mutation("plan: a pair is one text", "plan_training", "2 if reward else 1", "1"),
+        Mutation("plan: a pair is one text", "plan_training", "1 if stage == 'sft' else 2", "1"),
         Mutation("plan: sft has a head", "plan_training", "reward * head_bytes(shape)", "head_bytes(shape)"),
         Mutation("plan: the EOS forgotten", "longest_texts", "len(ids) + 1", "len(ids)"),
         Mutation("plan: what is left out counts", "longest_texts", "not config.drop_longer", "True"),
@@ -610,7 +644,7 @@ MUTATIONS: Table = {
         Mutation("plan: never printed", "run_stage", "_.say(plan.table())", "pass"),
         Mutation("plan: PPO's remedy for all", "run_stage", "plan.check(_, stage)", "plan.check(_)"),
     ],
-    ("test_distributed", "exchange or three or reward_model or sft or same_bits"): [
+    ("test_processes", "exchange or three or reward_model or sft or same_bits"): [
         Mutation("processes: all take all rows", "Processes.share", "rows[_]", "rows"),
         Mutation(
             "processes: the last row is nobody's",
@@ -635,7 +669,7 @@ MUTATIONS: Table = {
             "items",
         ),
     ],
-    ("test_distributed", "three or one_row or same_bits or sampling"): [
+    ("test_processes", "three or one_row or same_bits or sampling"): [
         Mutation(
             "shared rollout: everybody's noise is the first's",
             "sample_together",
@@ -648,7 +682,7 @@ MUTATIONS: Table = {
             "shared rollout: own prompts for all",
             "sample_together",
             "pad_pairs(prompts, ...)",
-            "pad_pairs(own * processes.size, ...)",
+            "pad_pairs(own * world.size, ...)",
         ),
     ],
     ("test_cli", "chat_template_that"): [
@@ -694,7 +728,7 @@ MUTATIONS: Table = {
         Mutation("hub: pin prints the old name", "current", "Pinned(found.id, ...)", "Pinned(name, ...)"),
         Mutation("hub: reachable asks another one", "reachable", "constants.ENDPOINT", "'http://localhost:1'"),
     ],
-    ("test_examples", ""): [
+    ("test_data", ""): [
         Mutation("data set of another commit", "prepared", "builder.hash != pinned.commit", "False"),
         Mutation(
             "data set looked up for each split", "read_hub", "prepared(replace(pinned, split=None))", "prepared(pinned)"
@@ -713,7 +747,7 @@ MUTATIONS: Table = {
         Mutation("align: pairs unchecked", "check_inputs", "load_pairs(how.pairs)", "pass"),
         Mutation("align: second judge unchecked", "check_inputs", "check_judge(ppo.second_judge, ...)", "pass"),
     ],
-    ("test_models", "no_hub_is_asked"): [
+    ("test_actor_critic", "no_hub_is_asked"): [
         Mutation(
             "adapter: PEFT asks the hub",
             "adapter_state",
@@ -735,13 +769,16 @@ MUTATIONS: Table = {
     ("test_evaluation", ""): [
         Mutation("held-out pairs too long", "reward_accuracy", "pairs = short_enough(pairs, ...)", "pass"),
     ],
-    ("test_reward_training", "calibration"): [
+    ("test_reward", "calibration"): [
         Mutation(
-            "calibration all at once", "CalibratedRewardTrainer.save", "max(1, CALIBRATION_TOKENS // _)", "len(prompts)"
+            "calibration all at once",
+            "CalibratedRewardTrainer.calibrate",
+            "max(1, CALIBRATION_TOKENS // _)",
+            "len(prompts)",
         ),
         Mutation(
             "calibration repeats its noise",
-            "CalibratedRewardTrainer.save",
+            "CalibratedRewardTrainer.calibrate",
             "self.config.seed + len(answers)",
             "self.config.seed",
         ),

@@ -48,6 +48,9 @@ def spaced(length: int, most: int) -> list[int]:
     return [i * (length - 1) // (most - 1) for i in range(most)]
 
 
+TINY = 1e-300  # no axis is narrower: between subnormal numbers there is no room for steps
+
+
 @dataclass(frozen=True)
 class Axis:
     """An interval, its ticks, and whether it is logarithmic."""
@@ -91,7 +94,7 @@ def axis_for(values: Sequence[float], log: bool, fixed: tuple[float, float] | No
             ticks = equal_steps(low, high, whole)
         return Axis(low, high, [float(f"{tick:.6g}") for tick in ticks], True)
     if fixed is None:
-        margin = pad * (high - low) or max(0.5 * abs(high), float(whole))
+        margin = max(pad * (high - low) or max(0.5 * abs(high), float(whole)), TINY)
         low, high = low - margin, high + margin
     return Axis(low, high, equal_steps(low, high, whole), False)
 

@@ -156,9 +156,9 @@ def clipped_policy_loss(
     objective = torch.minimum(unclipped, clipped)
     cut = clipped < unclipped
     if dual_clip is not None:
-        floor = dual_clip * advantages
-        cut = cut | ((advantages < 0) & (floor > objective))
-        objective = torch.where(advantages < 0, torch.maximum(objective, floor), objective)
+        floor = torch.where(advantages < 0, dual_clip * advantages, -torch.inf)
+        cut = cut | (floor > objective)
+        objective = torch.maximum(objective, floor)
 
     with torch.no_grad():
         clip_fraction = masked_mean(cut.to(ratio.dtype), mask)

@@ -166,6 +166,17 @@ def test_policy_gradient_and_the_ratio_have_one_gradient_at_the_old_policy_and_t
 # ------------------------------------------------------------------------------------------------------ clipped policy
 
 
+@pytest.mark.parametrize("loss", ["policy_gradient", "clipped"])
+def test_advantages_are_numbers_no_gradient_flows_through_them(loss):
+    logprobs, advantages = one(-0.3).requires_grad_(), one(2.0).requires_grad_()
+    if loss == "policy_gradient":
+        policy_gradient_loss(logprobs, advantages, ONE).backward()
+    else:
+        clipped_policy_loss(logprobs, one(-0.4), advantages, ONE).loss.backward()
+    assert logprobs.grad is not None
+    assert advantages.grad is None
+
+
 @pytest.mark.parametrize(
     ("advantage", "ratio", "loss", "flows"),
     [
