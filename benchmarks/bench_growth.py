@@ -27,7 +27,6 @@ from bench_trl import Work, make_prompts, make_tokenizer
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-import ppo_lib.trainers.ppo
 from ppo_lib.book.recordings import save_recorded
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
@@ -101,17 +100,13 @@ def measure(responses: int, length: int, model: tuple[int, int, int], device: st
 
         return call
 
-    sample = ppo_lib.sampling.rollout.sample_together
-    ppo_lib.sampling.rollout.sample_together = timed("generation", sample)
-    trainer.collect = timed("collect", trainer.collect)  # type: ignore[method-assign]
-    trainer.update = timed("update", trainer.update)  # type: ignore[method-assign]
+    for name in ("roll_out", "collect", "update"):
+        setattr(trainer, name, timed(name, getattr(trainer, name)))
     runs = []
-    try:
-        for _ in range(iterations):
-            trainer.step()
-            runs.append({**spent, "scoring": spent["collect"] - spent["generation"]})
-    finally:
-        ppo_lib.sampling.rollout.sample_together = sample
+    for _ in range(iterations):
+        trainer.step()
+        took = {"generation": spent["roll_out"], "scoring": spent["collect"] - spent["roll_out"]}
+        runs.append({**took, "update": spent["update"]})
     parts = {name: min(run[name] for run in runs[1:]) for name in ("generation", "scoring", "update")}
     weights = sum(p.numel() for p in backbone.parameters() if not p.requires_grad)
     return {"responses": responses, "length": length, "parameters": weights, **parts}
