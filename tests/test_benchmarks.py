@@ -1,0 +1,43 @@
+"""The benchmarks run: each in the smallest form that it has, on a CPU. What they measure is not looked at."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str, *options: str) -> str:
+    """What a benchmark prints; it has to end well."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_measured_on_a_gpu_runs_through_on_a_cpu(tmp_path):
+    run("bench_gpu", "--tiny", "--out", str(tmp_path / "gpu.json"), "--trl-python", sys.executable)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    failed = {name: part for name, part in found.items() if str(part).startswith("failed")}
+    assert not failed
+    assert {"roofs", "rollout 4x8", "iteration 4x8", "iteration 4x8, ragged, microbatch 16", "beside TRL: lora"} <= set(
+        found
+    )
+
+
+@pytest.mark.slow
+def test_how_cost_grows_is_measured(tmp_path):
+    assert "generation" in run("bench_growth", "--tiny", "--out", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_both_layouts_are_measured_beside_trl_or_without_it():
+    table = run("bench_trl", "--work", "tiny", "--rounds", "1", "--contestants", "full", "lora")
+    assert "full" in table
+    assert "lora" in table
