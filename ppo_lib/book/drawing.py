@@ -17,6 +17,7 @@ CORNERS: dict[str, list[tuple[float, float]]] = {  # around the middle
     "cross": [(0, -5), (0, 5), (-5, 0), (5, 0)],
 }
 STROKED = {"x", "cross"}  # two lines each, and no area
+TINY = 1e-300  # no axis is shorter: of smaller numbers there is no tenth part
 
 
 def rounded(values: Iterable[Any]) -> list[float]:
@@ -91,7 +92,7 @@ def axis_for(values: Sequence[float], log: bool, fixed: tuple[float, float] | No
             ticks = equal_steps(low, high, whole)
         return Axis(low, high, [float(f"{tick:.6g}") for tick in ticks], True)
     if fixed is None:
-        margin = pad * (high - low) or max(0.5 * abs(high), float(whole))
+        margin = max(pad * (high - low) or max(0.5 * abs(high), float(whole)), TINY)
         low, high = low - margin, high + margin
     return Axis(low, high, equal_steps(low, high, whole), False)
 

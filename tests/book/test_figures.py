@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ppo_lib.book.drawing import SHAPES, axis_for, number, rounded, spaced
@@ -155,6 +155,8 @@ def test_lines_differ_without_their_colour():
 
 
 @given(st.lists(finite, min_size=1, max_size=20))
+@example([5e-324])
+@example([0.0, 5e-324])
 def test_an_axis_shows_all_its_values_and_has_ticks(values):
     axis = axis_for(rounded(values), log=False, fixed=None, pad=0.05)
     assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in rounded(values))
