@@ -183,13 +183,13 @@ def run_trl(work: Work, iterations: int) -> dict[str, Any]:
     reference.load_state_dict(policy.state_dict())
     reward, value = (AutoModelForSequenceClassification.from_config(config, dtype=torch.float32) for _ in range(2))
     # accelerate ends an accumulation at the end of the data as well, so where there is one, the data must not end.
-    pieces = work.rows // work.trl_microbatch
-    data = Dataset.from_dict({"input_ids": make_prompts(work) * (1 if pieces == 1 else iterations + 1)})
+    microbatches = work.rows // work.trl_microbatch
+    data = Dataset.from_dict({"input_ids": make_prompts(work) * (1 if microbatches == 1 else iterations + 1)})
     with tempfile.TemporaryDirectory() as folder:
         arguments = PPOConfig(
             output_dir=folder,
             per_device_train_batch_size=work.trl_microbatch,
-            gradient_accumulation_steps=pieces,  # so one minibatch is the whole batch
+            gradient_accumulation_steps=microbatches,  # so one minibatch is the whole batch
             num_mini_batches=1,
             num_ppo_epochs=EPOCHS,
             total_episodes=work.rows * iterations,

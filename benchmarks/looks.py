@@ -26,7 +26,7 @@ def scrub(trainer: PPOTrainer, rows: list[int], keep: int) -> list[dict[str, Any
             "value": experience.values[i],
             "advantage": experience.advantages[i],
         }
-        others = {name: round(float(ask(other, [prompt], [text])[0]), 3) for name, other in trainer.watchers.items()}
+        others = {name: round(float(ask(other, [prompt], [text])[0]), 3) for name, other in trainer.monitors.items()}
         found.append(
             {
                 "iteration": trainer.iteration,

@@ -1,7 +1,7 @@
 """Record PPO on real weights: the story model of the recipe `stories`, over beta and over seeds.
 
     python -m ppo_lib align --recipe stories --set model=MODEL --set data=stories:DATA --set prompts=stories:DATA \
-        --set second_judge=stories:DATA --out runs/stories            # the first two stages, and PPO as people run it
+        --set heldout_judge=stories:DATA --out runs/stories            # the first two stages, and PPO as people run it
     python benchmarks/stories_sweep.py --run runs/stories --data DATA # PPO again from those stages, and recorded
 
 The head of ppo_lib/recipes/stories.yaml says what MODEL and DATA are. One process of one thread by default; a recorded
@@ -27,7 +27,7 @@ from ppo_lib.book.intervals import wins
 from ppo_lib.book.recordings import save_recorded
 from ppo_lib.run.commands import read_recipe, spread
 from ppo_lib.run.data import load_prompts
-from ppo_lib.run.evaluation import EvaluationConfig, measure
+from ppo_lib.run.evaluation import EvaluationConfig, evaluate_policy
 from ppo_lib.run.manifests import manifest
 from ppo_lib.run.stages import build
 from ppo_lib.trainers.configuration import apply_overrides, load_recipe, to_mapping
@@ -55,7 +55,7 @@ def record(job: Job) -> str:
     """Run one job to its end and store it."""
     torch.set_num_threads(1)
     source = f"stories:{job.data}"
-    settings = ["model=MODEL", *(f"{key}={source}" for key in ("data", "prompts", "second_judge"))]
+    settings = ["model=MODEL", *(f"{key}={source}" for key in ("data", "prompts", "heldout_judge"))]
     settings += [f"ppo.beta={job.beta}", f"ppo.seed={job.seed}", "device=cpu"]
     recipe = load_recipe("stories")
     configs, how = read_recipe(apply_overrides(recipe, spread(settings, recipe)), "stories")
@@ -66,9 +66,9 @@ def record(job: Job) -> str:
     trainer = build("ppo", config, **folders)
     assert isinstance(trainer, PPOTrainer)
     heldout = load_prompts(config.prompts, "heldout")[: how.count]
-    judges = trainer.reward, None, trainer.watchers["second"]
+    judges = trainer.reward, None, trainer.monitors["heldout"]
     exam = PPOTrainer(config, trainer.policy, heldout, *judges)  # the same policy, on other prompts
-    before, first = measure(exam, EvaluationConfig())
+    before, first = evaluate_policy(exam, EvaluationConfig())
     rows = list(range(SCRUB_ROWS))
     metrics: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = scrub(trainer, rows, SCRUB_KEEP)
@@ -76,10 +76,10 @@ def record(job: Job) -> str:
         metrics.append(dict(trainer.step()))
         if trainer.iteration % SCRUB_EVERY == 0:
             samples += scrub(trainer, rows, SCRUB_KEEP)
-    after, last = measure(exam, EvaluationConfig())
-    won = {judge: wins([row[judge] for row in first], [row[judge] for row in last]) for judge in ("score", "second")}
+    after, last = evaluate_policy(exam, EvaluationConfig())
+    won = {judge: wins([row[judge] for row in first], [row[judge] for row in last]) for judge in ("score", "heldout")}
     about = manifest(
-        {**to_mapping(config), "model": "MODEL", "prompts": "stories:DATA", "second_judge": "stories:DATA"},
+        {**to_mapping(config), "model": "MODEL", "prompts": "stories:DATA", "heldout_judge": "stories:DATA"},
         time.perf_counter() - start,
         name=name_of(job),
         cpu_seconds=round(time.process_time() - used, 2),
@@ -95,8 +95,8 @@ def record(job: Job) -> str:
     )
     save_recorded(name_of(job), metrics, samples if job.seed == 0 else [], about)
     return (
-        f"{name_of(job):26s} proxy {before['score_mean']:.2f} -> {after['score_mean']:.2f}  second "
-        f"{before['second_mean']:.2f} -> {after['second_mean']:.2f} (preferred {won['second']['share']:.0%})  "
+        f"{name_of(job):26s} proxy {before['score_mean']:.2f} -> {after['score_mean']:.2f}  held-out "
+        f"{before['heldout_mean']:.2f} -> {after['heldout_mean']:.2f} (preferred {won['heldout']['share']:.0%})  "
         f"kl {after['kl_k1']:.1f}  {about['seconds']:.0f} s"
     )
 

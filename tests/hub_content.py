@@ -33,7 +33,7 @@ def make_hub(folder: Path) -> Hub:
     models = {
         preferences["sft"]["model"]: save_smollm2,
         gsm8k["ppo"]["model"]: save_qwen2,
-        preferences["ppo"]["second_judge"]: save_reward_model,
+        preferences["ppo"]["heldout_judge"]: save_reward_model,
     }
     data = {preferences["reward"]["data"]: save_ultrafeedback, gsm8k["ppo"]["prompts"]: save_gsm8k}
     repositories: dict[tuple[str, str], Repository] = {}

@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from english import explain, known_words
 
-from ppo_lib.book.intervals import share
+from ppo_lib.book.intervals import proportion
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
@@ -81,11 +81,11 @@ def rank(options, backbone: Backbone) -> None:
             prompts, rankings, answers = asked(split == "heldout")[: 6 if options.tiny else None], [], 0
             for number in range(rounds):
                 many, drawn = [p for p in prompts for _ in range(tries)], []
-                piece = 1024 if options.device == "cuda" else 64
-                for start_of in range(0, len(many), piece):
+                chunk = 1024 if options.device == "cuda" else 64
+                for start_of in range(0, len(many), chunk):
                     drawn += generate_text(
                         backbone,
-                        many[start_of : start_of + piece],
+                        many[start_of : start_of + chunk],
                         options.new_tokens,
                         1.0,
                         seed=1000 * number + start_of,
@@ -142,7 +142,7 @@ def reward(options, backbone: Backbone) -> None:
     model.calibrate(prompts, generate_text(backbone, prompts, options.new_tokens, 1.0, seed=77))
     model.save_pretrained(options.out / "reward")
     note(options.out, reward_config=vars(config), reward_steps=trainer.iterations, reward_pairs=len(train),
-         reward_accuracy=share(sum(gap > 0 for gap in gaps), len(gaps)),
+         reward_accuracy=proportion(sum(gap > 0 for gap in gaps), len(gaps)),
          reward_mean=float(model.mean), reward_std=float(model.std),
          seconds_reward=time.perf_counter() - start)  # fmt: skip
 
@@ -162,8 +162,9 @@ def measure(options, config, policy, judge, gold, heldout: bool) -> dict:
     mean = lambda xs: sum(map(float, xs)) / len(xs)  # noqa: E731
     return {
         "questions": len(prompts), "score": mean(scores), "gold": mean(gold(twice, texts)), "kl": mean(kl),
-        "right": share(sum(right(twice, texts)), len(texts)),
-        "greedy_right": share(sum(right(prompts, greedy)), len(prompts)), "greedy_gold": mean(gold(prompts, greedy)),
+        "right": proportion(sum(right(twice, texts)), len(texts)),
+        "greedy_right": proportion(sum(right(prompts, greedy)), len(prompts)),
+        "greedy_gold": mean(gold(prompts, greedy)),
         "finished": mean([f for e in seen for f in e.finished.tolist()]),
         "length": mean([n for e in seen for n in e.batch.response_lengths.tolist()]),
         "words": mean([len(t.split()) for t in texts]),

@@ -17,6 +17,7 @@ CORNERS: dict[str, list[tuple[float, float]]] = {  # around the middle
     "cross": [(0, -5), (0, 5), (-5, 0), (5, 0)],
 }
 STROKED = {"x", "cross"}  # two lines each, and no area
+TINY = 1e-300  # no axis is shorter: of smaller numbers there is no tenth part
 
 
 def rounded(values: Iterable[Any]) -> list[float]:

@@ -38,7 +38,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotArea:
     """The area between the axes: where a value of each axis stands in the picture."""
 
     x_axis: Axis
@@ -165,66 +165,66 @@ class Figure:
         """The picture alone."""
         legend, top = self._legend()
         x_axis, y_axis = self._axes()
-        frame = Frame(x_axis, y_axis, top + 6)
+        area = PlotArea(x_axis, y_axis, top + 6)
         return "".join(
             [
                 f'<svg viewBox="0 0 {WIDTH} {HEIGHT + top}" width="100%" role="img" font-size="14" '
                 f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg"><title>{escape(self.caption)}</title>',
                 *legend,
-                *self._grid(frame),
+                *self._grid(area),
                 # A nested picture cuts off what lies outside y_range, with no id that another figure might also use.
                 f'<svg x="{LEFT}" y="{top}" width="{WIDE}" height="{HIGH + 12}" '
                 f'viewBox="{LEFT} {top} {WIDE} {HIGH + 12}">',
-                *(self._rule(frame, *mark) for mark in self.marks),
-                *(piece for index in range(len(self.series)) for piece in self._draw(frame, index)),
+                *(self._rule(area, *mark) for mark in self.marks),
+                *(piece for index in range(len(self.series)) for piece in self._draw(area, index)),
                 "</svg></svg>",
             ]
         )
 
-    def _grid(self, frame: "Frame") -> Iterator[str]:
+    def _grid(self, area: "PlotArea") -> Iterator[str]:
         """Rules, tick labels and axis names."""
-        floor = frame.top + HIGH
-        rules = [path([(LEFT, frame.y(tick)), (LEFT + WIDE, frame.y(tick))]) for tick in frame.y_axis.ticks]
+        floor = area.top + HIGH
+        rules = [path([(LEFT, area.y(tick)), (LEFT + WIDE, area.y(tick))]) for tick in area.y_axis.ticks]
         yield f'<g stroke="currentColor" stroke-opacity="0.18" fill="none">{"".join(rules)}</g>'
         yield '<g fill="currentColor">'
-        for tick in frame.y_axis.ticks:
-            yield label(LEFT - 7, frame.y(tick) + 4, number(tick), "end")
+        for tick in area.y_axis.ticks:
+            yield label(LEFT - 7, area.y(tick) + 4, number(tick), "end")
         columns = [(float(i), text) for i, text in enumerate(self.categories)] or [
-            (tick, number(tick)) for tick in frame.x_axis.ticks
+            (tick, number(tick)) for tick in area.x_axis.ticks
         ]
         for where, text in columns:
-            yield label(frame.x(where), floor + 18, text)
+            yield label(area.x(where), floor + 18, text)
         yield label(LEFT + WIDE / 2, floor + 38, self.x)
         yield (
-            f'<text transform="translate(13 {frame.top + HIGH / 2:.1f}) rotate(-90)" '
+            f'<text transform="translate(13 {area.top + HIGH / 2:.1f}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y)}</text></g>'
         )
 
-    def _rule(self, frame: "Frame", axis: str, value: float, text: str) -> str:
+    def _rule(self, area: "PlotArea", axis: str, value: float, text: str) -> str:
         """A dashed line across the picture with its label."""
         if axis == "y":
-            ends, where = [(LEFT, frame.y(value)), (LEFT + WIDE, frame.y(value))], (LEFT + 6, frame.y(value) - 4)
+            ends, where = [(LEFT, area.y(value)), (LEFT + WIDE, area.y(value))], (LEFT + 6, area.y(value) - 4)
         else:
-            ends = [(frame.x(value), frame.top), (frame.x(value), frame.top + HIGH)]
-            where = (frame.x(value) + 5, frame.top + 12)
+            ends = [(area.x(value), area.top), (area.x(value), area.top + HIGH)]
+            where = (area.x(value) + 5, area.top + 12)
         return (
             f'<g stroke="currentColor" stroke-opacity="0.6" stroke-dasharray="3 3">{path(ends)}</g>'
             f'<g fill="currentColor" font-size="12">{label(*where, text, "start")}</g>'
         )
 
-    def _draw(self, frame: "Frame", index: int) -> Iterator[str]:
+    def _draw(self, area: "PlotArea", index: int) -> Iterator[str]:
         """One series: its band, then its line, points or bars."""
         one, (color, dash, shape) = self.series[index], look(index)
-        points = [(frame.x(x), frame.y(y)) for x, y in zip(one.x, one.y, strict=True)]
+        points = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.y, strict=True)]
         if one.kind == "bars":
             bars = [other for other in self.series if other.kind == "bars"]
             width = 0.7 * WIDE / len(self.categories) / len(bars)
             shift = (bars.index(one) - len(bars) / 2) * width
-            yield from (bar(x + shift, y, width, frame.zero, color) for x, y in points if math.isfinite(y))
+            yield from (bar(x + shift, y, width, area.zero, color) for x, y in points if math.isfinite(y))
             return
         if one.low and one.high:
-            upper = [(frame.x(x), frame.y(y)) for x, y in zip(one.x, one.high, strict=True)]
-            lower = [(frame.x(x), frame.y(y)) for x, y in zip(one.x, one.low, strict=True)]
+            upper = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.high, strict=True)]
+            lower = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.low, strict=True)]
             edge = [(x, y) for x, y in upper + lower[::-1] if math.isfinite(x + y)]
             yield f'<g fill="{color}" fill-opacity="0.18">{path(edge, close=True)}</g>'
         if one.kind == "line":

@@ -29,13 +29,13 @@ def wilson_interval(hits: float, count: float, z: float = 1.959964) -> tuple[flo
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def share(hits: float, count: int) -> dict[str, Any]:
+def proportion(hits: float, count: int) -> dict[str, Any]:
     """A share with its 95 % interval."""
     low, high = wilson_interval(hits, count)
     return {"share": hits / count, "low": low, "high": high, "count": count}
 
 
-def share_of_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
+def proportion_of_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
     """A share with its 95 % interval, of trials that come in groups and resemble each other there.
 
     The six pairs of one ranking share four responses: if one response is misjudged, several pairs are. Wilson's
@@ -49,9 +49,9 @@ def share_of_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
         groups: the outcomes of each group, 1 for a hit and 0 for none.
 
     Returns:
-        As :func:`share`, with the number of ``groups`` beside the ``count`` of trials. The interval is never narrower
-        than Wilson's, and equal to it where each group is one trial. Where all outcomes are equal, or there is one
-        group, nothing tells how far trials resemble each other, and each group counts as one trial.
+        As :func:`proportion`, with the number of ``groups`` beside the ``count`` of trials. The interval is never
+        narrower than Wilson's, and equal to it where each group is one trial. Where all outcomes are equal, or there is
+        one group, nothing tells how far trials resemble each other, and each group counts as one trial.
 
     Raises:
         ValueError: no trial at all.
@@ -63,7 +63,7 @@ def share_of_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
     groups = [group for group in groups if len(group)]
     hits, count, clusters = sum(map(sum, groups)), sum(map(len, groups)), len(groups)
     if not count:
-        return share(hits, count)  # refuses
+        return proportion(hits, count)  # refuses
     p = hits / count
     effective = float(clusters)
     if clusters > 1 and 0 < p < 1:
@@ -77,7 +77,7 @@ def share_of_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
 def wins(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
     """How often the second number of a pair is the larger one, with its interval; equal ones count half."""
     won = sum(1.0 if b > a else 0.5 if b == a else 0.0 for a, b in zip(before, after, strict=True))
-    return share(won, len(before))
+    return proportion(won, len(before))
 
 
 def percent(share: dict[str, Any]) -> str:

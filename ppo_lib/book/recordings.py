@@ -107,7 +107,7 @@ def save_recorded(
         folder = name_or_dir
     folder.mkdir(parents=True, exist_ok=True)
     for file, rows in (("metrics.jsonl.gz", metrics), ("samples.jsonl.gz", samples)):
-        lines = [json.dumps(finite(rounded(row, digits)), ensure_ascii=False) + "\n" for row in rows]
+        lines = [json.dumps(finite(round_floats(row, digits)), ensure_ascii=False) + "\n" for row in rows]
         # No time stamp in the header: recording twice changes nothing.
         (folder / file).write_bytes(gzip.compress("".join(lines).encode(), 9, mtime=0))
     text = json.dumps(finite(manifest), indent=2, ensure_ascii=False) + "\n"
@@ -115,12 +115,12 @@ def save_recorded(
     return folder
 
 
-def rounded(value: Any, digits: int) -> Any:
+def round_floats(value: Any, digits: int) -> Any:
     """A copy in which floats keep ``digits`` significant digits."""
     if isinstance(value, float):
         return float(f"{value:.{digits}g}")
     if isinstance(value, Mapping):
-        return {key: rounded(item, digits) for key, item in value.items()}
+        return {key: round_floats(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [rounded(item, digits) for item in value]
+        return [round_floats(item, digits) for item in value]
     return value

@@ -45,8 +45,8 @@ class ActorCriticOutput(NamedTuple):
     values: Tensor
 
 
-class Evaluation(NamedTuple):
-    """Per-token log-probs, values and entropies, each ``(B, T)``, zero in the padding."""
+class PerToken(NamedTuple):
+    """What :meth:`ActorCritic.evaluate` returns: log-probs, values, entropies, each ``(B, T)``, zero in the padding."""
 
     logprobs: Tensor
     values: Tensor
@@ -143,14 +143,14 @@ class ActorCritic(nn.Module):
         states = self.actor(batch)
         return ActorCriticOutput(self.actor.backbone.logits(states) / temperature, self._values(batch, states))
 
-    def evaluate(self, batch: TokenBatch, temperature: float = 1.0, entropy_grad: bool = False) -> Evaluation:
+    def evaluate(self, batch: TokenBatch, temperature: float = 1.0, entropy_grad: bool = False) -> PerToken:
         """Log-probs of the sampled tokens, values and entropies.
 
         Equal to what :meth:`forward` gives, but the logits of the whole batch are never held at once.
         """
         states, mask = self.actor(batch), batch.mask
         logprobs, entropy = self.actor.backbone.token_logprobs(states, batch.responses, mask, temperature, entropy_grad)
-        return Evaluation(logprobs, self._values(batch, states) * mask, entropy)
+        return PerToken(logprobs, self._values(batch, states) * mask, entropy)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:

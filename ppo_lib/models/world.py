@@ -36,7 +36,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """True for the one process that writes files and speaks."""
+        """True for the one process that writes files and prints."""
         return self.rank == 0
 
     @property
@@ -55,7 +55,7 @@ class World:
         """Refuse a batch of ``count`` rows, set by the key ``name``, that leaves a process without work."""
 
     def share(self, rows: Rows) -> Rows:
-        """The part of some rows that is this process's: pieces of equal size (give or take one), in order of rank."""
+        """The part of some rows that is this process's: parts of equal size (give or take one), in order of rank."""
         return rows
 
     def largest_share(self, rows: Rows) -> int:

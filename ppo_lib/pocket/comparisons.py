@@ -71,7 +71,7 @@ def rankings(split: str = "train", seed: int = 0) -> list[Ranking]:
 
     Args:
         split: ``train`` or ``heldout`` prompts.
-        seed: of the labelers' noise; another seed is another crew of labelers.
+        seed: of the labelers' noise; another seed is another group of labelers.
 
     Raises:
         ValueError: an unknown split.

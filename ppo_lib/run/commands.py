@@ -19,13 +19,13 @@ from ppo_lib.run.evaluation import (
     save_evaluation,
 )
 from ppo_lib.run.exports import TARGETS, as_script
-from ppo_lib.run.folders import RunFolder, drive
+from ppo_lib.run.folders import RunFolder, fit
 from ppo_lib.run.health import diagnose
-from ppo_lib.run.judges import check_judge
+from ppo_lib.run.judge_names import check_judge
 from ppo_lib.run.machines import free_memory, pick_device
 from ppo_lib.run.memory import memory_plan
 from ppo_lib.run.report import write_report
-from ppo_lib.run.speaking import load_speaker
+from ppo_lib.run.samplers import load_sampler
 from ppo_lib.run.stages import CONFIGS, build, describe_batches
 from ppo_lib.run.trackers import check_tracker, tracker
 from ppo_lib.sampling.rollout import generate_text
@@ -114,7 +114,7 @@ def run_stage(
     run.begin(to_mapping(config))
     how = options.checkpoint_every, not options.quiet, lambda text: run.world.say(f"{stage}: {text}")
     with tracker(options.log if run.world.first else None, run.path, to_mapping(config)) as log:
-        for metrics in drive(trainer, run, *how):
+        for metrics in fit(trainer, run, *how):
             log(metrics)
     for finding in diagnose(run.metrics(), to_mapping(config)):
         run.world.say(f"  {finding}")
@@ -169,8 +169,8 @@ def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
             load_pairs(how.pairs)
     load_prompts(ppo.prompts)
     load_prompts(how.prompts or ppo.prompts, "heldout")
-    if ppo.second_judge is not None:
-        check_judge(ppo.second_judge, ppo, "second_judge")
+    if ppo.heldout_judge is not None:
+        check_judge(ppo.heldout_judge, ppo, "heldout_judge")
 
 
 def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
@@ -227,7 +227,7 @@ def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], Ev
 
 def run_sample(options: argparse.Namespace) -> None:
     """``sample``: print each answer, after its prompt where there are several."""
-    backbone, adapter = load_speaker(options.model, pick_device(options.device), options.chat_template)
+    backbone, adapter = load_sampler(options.model, pick_device(options.device), options.chat_template)
     answers = generate_text(
         backbone, options.prompt, options.max_new_tokens, options.temperature, adapter, options.seed
     )

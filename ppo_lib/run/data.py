@@ -66,7 +66,7 @@ def load_prompts(source: str, split: str = "train") -> list[str]:
 
 
 def load_problems(source: str) -> list[tuple[str, str]]:
-    """Pairs of prompt and the known answer, for :class:`ppo_lib.run.judges.ExactAnswer`; errors as above."""
+    """Pairs of prompt and the known answer, for :class:`ppo_lib.run.judge_names.ExactAnswer`; errors as above."""
     if found := registry.find(source):
         if found.problems is None:
             raise ConfigError(f"{source!r} has no exact answers; give a JSONL file or data set of prompt and answer")
@@ -87,7 +87,7 @@ def read_texts(source: str, keys: Sequence[str]) -> list[list[str]]:
         raise ConfigError(f"data {source!r} is no file here; for a data set, {how_to_pin(source, 'dataset')}")
     wanted = "{" + ", ".join(f'"{key}": ...' for key in keys) + "}"
     rows = []
-    for where, row in read_hub(source, pinned) if pinned else read_jsonl(source, wanted):
+    for where, row in read_hub(source, pinned) if pinned else read_file(source, wanted):
         texts = [text_of(row, key) for key in keys]
         for key, text in zip(keys, texts, strict=True):
             if not isinstance(text, str) or (key == "prompt" and not text.strip()):
@@ -132,7 +132,7 @@ def prompt_of(messages: Sequence[Mapping[str, Any]]) -> str | None:
     return messages[0]["content"] if len(messages) == 2 and messages[0].get("role") == "user" else None
 
 
-def read_jsonl(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
+def read_file(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
     """The rows of a JSONL file with their places; blank lines are skipped.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppo_lib.book.intervals import percent, share, share_of_groups, wins
+from ppo_lib.book.intervals import percent, proportion, proportion_of_groups, wins
 from ppo_lib.book.jsonl import finite
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
@@ -33,12 +33,12 @@ ROWS = 12  # of texts kept for the report
 MEASURED = {
     "score_mean": "proxy score",
     "gold_mean": "gold score",
-    "second_mean": "second judge",
+    "heldout_mean": "held-out judge",
     "kl_k1": "KL, nats per response",
     "response_length": "length, tokens",
     "eos_rate": "ended with an EOS",
 }
-JUDGES = {"score": "proxy score", "gold": "gold score", "second": "second judge"}
+JUDGES = {"score": "proxy score", "gold": "gold score", "heldout": "held-out judge"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def before_and_after(
         )
         actor = ActorCritic.from_pretrained(policy, backbone) if when == "after" else None
         trainer = ppo_trainer(config, backbone, prompts, reward, actor)
-        means[when], rows[when] = measure(trainer, how)
+        means[when], rows[when] = evaluate_policy(trainer, how)
     before, after = rows["before"], rows["after"]
     judges = [name for name in JUDGES if name in before[0]]
     return {
@@ -124,7 +124,7 @@ def before_and_after(
 
 
 @torch.no_grad()
-def measure(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def evaluate_policy(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Means over all prompts of the trainer, and every answer with its scores."""
     generator = torch.Generator(trainer.device).manual_seed(how.seed)
     totals: dict[str, float] = {}
@@ -138,7 +138,7 @@ def measure(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[str, float
         )
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value * len(rows) / count
-        seen = watch(trainer.watchers, trainer.backbone, prompts, answers, batch, finished, trainer.config.microbatch)
+        seen = watch(trainer.monitors, trainer.backbone, prompts, answers, batch, finished, trainer.config.microbatch)
         judged = {name: values.tolist() for name, values in seen.items()}
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             other = {name: values[i] for name, values in judged.items()}
@@ -180,7 +180,7 @@ def reward_accuracy(
     """How often the reward model orders held-out pairs as people did, with its interval; None without such pairs.
 
     The interval knows that the pairs of one ranking, which stand side by side, resemble each other
-    (:func:`ppo_lib.book.intervals.share_of_groups`).
+    (:func:`ppo_lib.book.intervals.proportion_of_groups`).
     Pairs too long for the training are left out here too, where the configuration leaves them out there.
     """
     how = how or EvaluationConfig()
@@ -195,7 +195,7 @@ def reward_accuracy(
     trainer = RewardTrainer(config, RewardModel.from_pretrained(folder, backbone), pairs)
     chosen, rejected = trainer.compare(pairs)
     right = iter((chosen > rejected).double().tolist())
-    return share_of_groups([[next(right) for _ in ranking] for ranking in rankings_of(pairs, len(pairs))])
+    return proportion_of_groups([[next(right) for _ in ranking] for ranking in rankings_of(pairs, len(pairs))])
 
 
 def correct(
@@ -205,7 +205,7 @@ def correct(
     binary = [name for name in judges if {row[name] for row in [*before, *after]} <= {0.0, 1.0}]
     return {
         name: {
-            when: share(sum(row[name] for row in rows), len(rows))
+            when: proportion(sum(row[name] for row in rows), len(rows))
             for when, rows in (("before", before), ("after", after))
         }
         for name in binary

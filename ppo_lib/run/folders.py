@@ -1,7 +1,7 @@
-"""Run folders: what a run leaves behind, how it is driven, and how it is picked up again after a kill.
+"""Run folders: what a run leaves behind, how it is filled, and how it is picked up again after a kill.
 
     run = RunFolder("runs/first")
-    for metrics in drive(trainer, run):
+    for metrics in fit(trainer, run):
         print(metrics["iteration"], metrics["score_mean"])
 
 A folder holds ``config.yaml``, ``metrics.jsonl`` (one whole line per iteration), ``samples.jsonl``,
@@ -44,13 +44,7 @@ from ppo_lib.trainers.optimizer import Trainer
 TEMPORARY = ".tmp-"
 Tensors = dict[str, torch.Tensor]
 Values = dict[str, Any]
-SHOWN = ("loss", "accuracy", "score_mean", "gold_mean", "second_mean", "kl_k3", "eos_rate")
-
-
-class Stage(Trainer, Protocol):
-    """A trainer with its configuration: SFT, reward model, PPO, GRPO and DPO all are."""
-
-    config: Any
+SHOWN = ("loss", "accuracy", "score_mean", "gold_mean", "heldout_mean", "kl_k3", "eos_rate")
 
 
 @runtime_checkable
@@ -128,7 +122,7 @@ class RunFolder:
                     f"{here!r}; use the same value, or another folder"
                 )
 
-    def restore(self, trainer: Stage) -> None:
+    def restore(self, trainer: Trainer) -> None:
         """Load the last checkpoint into the trainer and drop what was written after it."""
         sizes: dict[str, int] = {}
         saved = saved_checkpoints(self.path / "checkpoints")
@@ -159,7 +153,7 @@ class RunFolder:
             append_lines(self.path / "samples.jsonl", [{**iteration, **row} for row in samples])
             append_lines(self.path / "metrics.jsonl", [metrics])
 
-    def checkpoint(self, trainer: Stage) -> None:
+    def checkpoint(self, trainer: Trainer) -> None:
         """Write a checkpoint of the trainer as it stands between two iterations."""
         if not self.world.first and not self.world.sharded:
             return
@@ -176,7 +170,7 @@ class RunFolder:
         with writing(self.path / "checkpoints"):
             save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
 
-    def finish(self, trainer: Stage) -> None:
+    def finish(self, trainer: Trainer) -> None:
         """Save the final model, then the manifest, whose presence says that the run is done."""
         temporary = self.path / f"{TEMPORARY}model"
         with writing(self.model):
@@ -233,8 +227,8 @@ class Interrupted(KeyboardInterrupt):
         self.signal = signal
 
 
-def drive(
-    trainer: Stage,
+def fit(
+    trainer: Trainer,
     run: RunFolder,
     checkpoint_every: int | None = None,
     progress: bool = True,

@@ -44,7 +44,7 @@ from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.models.tokens import encode_prompts
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
-from ppo_lib.run.judges import VERIFIABLE
+from ppo_lib.run.judge_names import VERIFIABLE
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.run.stages import CALIBRATION_ANSWERS, CALIBRATION_TOKENS
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
@@ -342,7 +342,7 @@ def memory_plan(
     longest = max(map(len, encode_prompts(tokenizer, prompts, chat=config.chat_template)))
     longest = min(longest, config.max_prompt_tokens or longest)
     plan = plan_memory(shape, known, longest, processes=world.size, parts=world.parts)
-    for name, folder in ((config.reward_model, reward), (config.second_judge, None)):
+    for name, folder in ((config.reward_model, reward), (config.heldout_judge, None)):
         weights, adapters = judge_bytes(name, known, model, folder, world.parts)
         plan = replace(plan, weights=plan.weights + weights, adapters=plan.adapters + adapters)
     return plan
@@ -354,7 +354,7 @@ def judge_bytes(
     """Bytes of weights and of adapters that a judge adds; 0 for a function, a verifiable reward or a word list.
 
     Args:
-        name: as :func:`ppo_lib.run.judges.load_judge` takes it; None for no judge.
+        name: as :func:`ppo_lib.run.judge_names.load_judge` takes it; None for no judge.
         config: of the PPO run, its dtype known.
         model: the policy's; a judge that was trained on it shares its backbone.
         folder: a reward model known to be trained on ``model``; goes before the name.

@@ -30,7 +30,7 @@ CHARTS: list[Chart] = [
     (
         "The score that is maximised, and what the answers are truly worth where that is known.",
         "score",
-        {"score_mean": "proxy score", "gold_mean": "gold score", "second_mean": "second judge"},
+        {"score_mean": "proxy score", "gold_mean": "gold score", "heldout_mean": "held-out judge"},
     ),
     (
         "Distance from the reference; k1 may dip below zero by noise.",
@@ -119,7 +119,7 @@ def before_and_after_section(folder: Path) -> str:
     kind = "held-out prompts" if result["heldout"] else "training prompts (the recipe has no held-out ones)"
     means = table(["", "SFT", "PPO", "change"], rows, f"Means over {result['prompts']} {kind}.")
     keys = ["prompt", "response before", "response after", "score before", "score after", "gold before", "gold after"]
-    keys += ["second before", "second after"]
+    keys += ["heldout before", "heldout after"]
     texts = samples_table(result["rows"], keys, "The same prompts, answered before and after.")
     return f"<h2>Before and after</h2>\n{means.html}\n{texts}"
 

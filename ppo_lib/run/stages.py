@@ -14,14 +14,14 @@ from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import decode_responses
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
-from ppo_lib.run.folders import Stage
-from ppo_lib.run.judges import load_judge
+from ppo_lib.run.judge_names import load_judge
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.dpo import DPOTrainer
 from ppo_lib.trainers.grpo import GRPOTrainer
 from ppo_lib.trainers.judging import RewardFunction
+from ppo_lib.trainers.optimizer import Trainer
 from ppo_lib.trainers.ppo import PPOTrainer
 from ppo_lib.trainers.reward import RewardTrainer
 from ppo_lib.trainers.sft import SFTTrainer
@@ -39,7 +39,9 @@ CALIBRATION_ANSWERS = 256  # enough to know mean and spread to about 6 % of the 
 CALIBRATION_TOKENS = 2**16  # whose keys and values are held at once: 3 GB of SmolLM2-135M's in float32
 
 
-def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None = None, world: World = ALONE) -> Stage:
+def build(
+    stage: str, config: Any, sft: Path | None = None, reward: Path | None = None, world: World = ALONE
+) -> Trainer:
     """The trainer of a stage, with everything that it needs loaded.
 
     Args:
@@ -75,7 +77,7 @@ def build(stage: str, config: Any, sft: Path | None = None, reward: Path | None 
         )
     if stage == "grpo":
         ppo = ppo_trainer(config.rollout(), backbone, load_prompts(config.prompts), reward, world=world)
-        return GRPOTrainer(config, ppo.policy, ppo.prompts, ppo.reward, ppo.watchers.get("gold"), world)
+        return GRPOTrainer(config, ppo.policy, ppo.prompts, ppo.reward, ppo.monitors.get("gold"), world)
     return ppo_trainer(config, backbone, load_prompts(config.prompts), reward, world=world)
 
 
@@ -101,13 +103,13 @@ def ppo_trainer(
         ValueError: a judge that cannot be loaded, or prompts of which none is short enough.
     """
     judge = load_judge(config.reward_model, config, backbone, reward)
-    second: Any = config.second_judge and load_judge(config.second_judge, config, backbone, key="second_judge")
+    heldout: Any = config.heldout_judge and load_judge(config.heldout_judge, config, backbone, key="heldout_judge")
     policy = policy or ActorCritic(backbone, config.lora_rank, config.seed, config.finetune, config.critic)
     asked = [prompt + config.prompt_suffix for prompt in prompts]
     if config.max_prompt_tokens is not None:
         lengths = map(len, backbone.encode_prompts(asked))
         asked = keep(asked, lengths, config.max_prompt_tokens, "max_prompt_tokens", world)
-    return PPOTrainer(config, policy, asked, judge, gold_of(config), second, world)
+    return PPOTrainer(config, policy, asked, judge, gold_of(config), heldout, world)
 
 
 def short_enough(rows: Sequence[Texts], config: Any, backbone: Backbone, world: World) -> list[Texts]:
@@ -138,7 +140,7 @@ def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, world:
 class CalibratedRewardTrainer(RewardTrainer):
     """Reward training that ends by fixing the score's zero and unit on answers of the SFT model.
 
-    The last step of its own, :meth:`calibrate`, is called by :func:`ppo_lib.run.folders.drive` before it saves.
+    The last step of its own, :meth:`calibrate`, is called by :func:`ppo_lib.run.folders.fit` before it saves.
     """
 
     def calibrate(self) -> str:
@@ -160,9 +162,9 @@ class CalibratedRewardTrainer(RewardTrainer):
         answers: list[str] = []
         finished: list[bool] = []
         while len(answers) < len(prompts):
-            piece = prompts[len(answers) :][: max(1, CALIBRATION_TOKENS // (asked + longest))]
+            chunk = prompts[len(answers) :][: max(1, CALIBRATION_TOKENS // (asked + longest))]
             generator = torch.Generator(backbone.device).manual_seed(self.config.seed + len(answers))
-            drawn = sample(backbone, backbone.encode_prompts(piece), longest, 1.0, None, generator)
+            drawn = sample(backbone, backbone.encode_prompts(chunk), longest, 1.0, None, generator)
             answers += decode_responses(backbone.tokenizer, drawn.batch)
             finished += drawn.finished.tolist()
         self.model.calibrate(prompts, answers, finished)

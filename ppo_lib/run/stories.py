@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ppo_lib.errors import reading
 from ppo_lib.models.registry import Judge, Source, register
-from ppo_lib.run.data import read_jsonl
+from ppo_lib.run.data import read_file
 from ppo_lib.trainers.configuration import ConfigError
 
 HELD_OUT = 5  # every fifth story, and every fifth rated sentence, is kept for measuring
@@ -82,7 +82,7 @@ def preference_pairs(folder: str | Path, split: str = "train") -> list[tuple[str
 
 
 def lexicon_judge(folder: str | Path) -> Judge:
-    """A second judge, which has seen neither a sentence nor a pair: the response's words, looked up.
+    """A held-out judge, which has seen neither a sentence nor a pair: the response's words, looked up.
 
     The score is ``s / sqrt(s^2 + 15)`` for the sum ``s`` of the mean ratings of its words (unknown words count 0), the
     scale of Hutto and Gilbert (2014) without their rules for negation and emphasis.
@@ -105,7 +105,7 @@ def stories(folder: str | Path, split: str) -> list[str]:
     files = sorted((Path(folder) / "stories").glob("*.jsonl"))
     if not files:
         raise ConfigError(missing(folder, "stories/*.jsonl", "TinyStories texts"))
-    rows = [row for file in files for row in read_jsonl(str(file), WANTED)]
+    rows = [row for file in files for row in read_file(str(file), WANTED)]
     for where, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise ConfigError(f"{where}: holds no text; each line must be {WANTED}")

@@ -81,7 +81,7 @@ class Decoder:
     """Everything that a decoding step reads and writes, and the step.
 
     Args:
-        backbone: the model, with the adapter that speaks switched on.
+        backbone: the model, with the adapter that samples switched on.
         sequences: ``(B, P + T)`` token ids, prompts on the left; responses are written into it.
         attention: ``(B, P + T)`` boolean, true from each prompt's first token on.
         first: ``(B,)``, the first token of each response.

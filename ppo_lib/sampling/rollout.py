@@ -61,7 +61,7 @@ def sample(
         prompts: token ids, from :func:`ppo_lib.models.tokens.encode_prompts`.
         max_new_tokens: budget; a response that does not end within it is truncated.
         temperature: above 0 to sample; 0 takes the likeliest token.
-        adapter: the role that speaks: ``"policy"``, or ``None`` for the reference.
+        adapter: the role that samples: ``"policy"``, or ``None`` for the reference.
         generator: source of randomness, on the backbone's device; torch's own for that device if not given. It gives
             one number per row and step until the last response has ended, so the state that it is left in depends
             neither on the budget nor on the cache.
@@ -146,7 +146,7 @@ def pick(backbone: Backbone, hidden: Tensor, temperature: float, point: Tensor |
 
     Args:
         backbone, temperature: as :func:`sample` takes them.
-        hidden: in the role that speaks.
+        hidden: in the role that samples.
         point: ``(B,)`` float64 in [0, 1), the random numbers; None takes the likeliest token, as temperature 0 does.
     """
     if temperature == 0 or point is None:

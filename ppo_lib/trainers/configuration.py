@@ -339,8 +339,10 @@ class PPOConfig:
     prompt_suffix: str = option("", help="text put after every prompt, such as the wanted form of the answer")
     chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
     max_prompt_tokens: int | None = option(None, minimum=1, help="leave out longer prompts; null refuses them")
-    reward_model: str = option(TOY, help=f"what is maximised, see ppo_lib.run.judges: {TOY}, a folder, a function")
-    second_judge: str | None = option(None, help="measured and never trained on, see ppo_lib.run.judges; null for none")
+    reward_model: str = option(TOY, help=f"what is maximised, see ppo_lib.run.judge_names: {TOY}, a folder, a function")
+    heldout_judge: str | None = option(
+        None, help="measured and never trained on, see ppo_lib.run.judge_names; null for none"
+    )
     iterations: int = option(50, minimum=1, help="rollout batches in all")
     rollout_batch: int = option(64, minimum=1, help="responses sampled per iteration")
     minibatch: int = option(32, minimum=1, help="responses per optimizer step")
@@ -489,7 +491,7 @@ GRPOConfig.refused = {  # type: ignore[attr-defined]
         ("finetune", "critic", "value_coef", "value_clip", "gamma", "lam"), "GRPO has no critic; leave it out"
     ),
     **dict.fromkeys(("chat_template", "gradient_checkpointing", "max_prompt_tokens", "prompt_suffix"), NOT_YET),
-    "second_judge": NOT_YET,
+    "heldout_judge": NOT_YET,
 }
 DPOConfig.refused = dict.fromkeys(  # type: ignore[attr-defined]
     ("chat_template", "drop_longer", "gradient_checkpointing", "max_steps"), NOT_YET

@@ -73,13 +73,13 @@ class DPOTrainer:
         totals: Metrics = {}
         own = self.world.share(rows)
         for i in range(0, len(own), self.config.microbatch):
-            piece = own[i : i + self.config.microbatch]
-            batch = self.encode(piece)
+            microbatch = own[i : i + self.config.microbatch]
+            batch = self.encode(microbatch)
             out, moved = self.loss(batch)
-            (out.loss * len(piece) / len(rows)).backward()
+            (out.loss * len(microbatch) / len(rows)).backward()
             totals["tokens"] = totals.get("tokens", 0.0) + float(batch.response_lengths.sum())
             for name, value in measures(out, moved).items():
-                totals[name] = totals.get(name, 0.0) + value * len(piece) / len(rows)
+                totals[name] = totals.get(name, 0.0) + value * len(microbatch) / len(rows)
         totals = dict(zip(totals, self.world.total(*totals.values()), strict=True))
         rate = warmup_then_decay(self.iteration, self.iterations)
         norm = self.optimizer.step(rate)
@@ -98,9 +98,9 @@ class DPOTrainer:
         """Loss, accuracy, margin and the change of both log-probabilities on pairs that were not trained on."""
         totals: Metrics = {}
         for i in range(0, len(pairs), 256):
-            piece = pairs[i : i + 256]
-            for name, value in measures(*self.loss(self.encode(piece))).items():
-                totals[name] = totals.get(name, 0.0) + value * len(piece) / len(pairs)
+            chunk = pairs[i : i + 256]
+            for name, value in measures(*self.loss(self.encode(chunk))).items():
+                totals[name] = totals.get(name, 0.0) + value * len(chunk) / len(pairs)
         return totals
 
     def samples(self) -> list[dict[str, object]]:

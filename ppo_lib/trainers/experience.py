@@ -64,7 +64,7 @@ def describe(experience: Experience, seen: Mapping[str, Tensor]) -> Metrics:
     Args:
         experience: the batch.
         seen: scores ``(B,)`` of judges that PPO is not trained on: ``gold``, the true quality where that is known,
-            and ``second``.
+            and ``heldout``, the held-out judge.
     """
     mask, scores = experience.batch.mask, experience.scores
     drift = experience.logprobs, experience.ref_logprobs

@@ -59,7 +59,7 @@ def judge(
 
 
 def watch(
-    watchers: Mapping[str, RewardModel | RewardFunction],
+    monitors: Mapping[str, RewardModel | RewardFunction],
     backbone: Backbone,
     prompts: list[str],
     texts: list[str],
@@ -68,22 +68,22 @@ def watch(
     microbatch: int = 64,
     world: World = ALONE,
 ) -> dict[str, Tensor]:
-    """Scores ``(B,)`` of judges that only look on, by name: a second judge, the true quality where it is known.
+    """Scores ``(B,)`` of judges that are measured and never trained on, by name: ``heldout``, ``gold``.
 
     Args:
-        watchers: judges by name; a reward model reads what :func:`judge` gives it, truncated responses without an EOS.
+        monitors: those judges; a reward model reads what :func:`judge` gives it, truncated responses without an EOS.
         backbone, prompts, texts, batch, finished, microbatch, world: as :func:`judge` takes them.
 
     Raises:
         ValueError: as :func:`judge`.
     """
     seen = {}
-    for name, watcher in watchers.items():
-        if isinstance(watcher, RewardModel):
+    for name, monitor in monitors.items():
+        if isinstance(monitor, RewardModel):
             how = microbatch, True, world, finished
-            seen[name] = judge(watcher, backbone, prompts, texts, batch, *how)
+            seen[name] = judge(monitor, backbone, prompts, texts, batch, *how)
         else:
-            seen[name] = ask(watcher, prompts, texts, world)
+            seen[name] = ask(monitor, prompts, texts, world)
     return seen
 
 

@@ -1,4 +1,4 @@
-"""How an update is cut into pieces, and how the pieces' numbers become one number again.
+"""How an update is cut into minibatches and microbatches, and how their numbers become one number again.
 
 A rollout batch is passed over a few times (epochs). Each pass cuts it into minibatches, one optimizer step each, and
 each minibatch into microbatches, one forward and backward pass each, as many responses as memory holds. How it is cut
@@ -35,7 +35,7 @@ def minibatches(count: int, size: int, epochs: int, generator: torch.Generator) 
 
 
 def microbatches(minibatch: Tensor, batch: TokenBatch, size: int, world: World) -> list[tuple[Tensor, float]]:
-    """This process's share of a minibatch in pieces of at most ``size`` rows, each with its weight.
+    """This process's share of a minibatch in microbatches of at most ``size`` rows, each with its weight.
 
     Where there are several, rows of like length go together, to save padding.
 
@@ -51,7 +51,7 @@ def microbatches(minibatch: Tensor, batch: TokenBatch, size: int, world: World) 
     lengths, rows = batch.response_lengths, world.share(minibatch)
     if len(rows) > size:
         rows = rows[(batch.prompt_lengths + lengths)[rows].argsort(stable=True)]
-    return [(piece, float(lengths[piece].sum() / lengths[minibatch].sum())) for piece in rows.split(size)]
+    return [(part, float(lengths[part].sum() / lengths[minibatch].sum())) for part in rows.split(size)]
 
 
 class Meter:

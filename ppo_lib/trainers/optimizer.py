@@ -1,11 +1,12 @@
 """What the trainers share: the optimizer and its exact state, the order of the data, gradient steps.
 
-Every trainer has the same small face, so that one driver (:func:`ppo_lib.run.folders.drive`) runs, records and resumes
-all of them: ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()``, ``load_state()``, ``save()``.
+Every trainer has the same small face, so that one loop (:func:`ppo_lib.run.folders.fit`) runs, records and resumes
+all of them: ``config``, ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()``, ``load_state()``,
+``save()``.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ State = tuple[dict[str, Tensor], dict[str, object]]
 
 
 class Trainer(Protocol):
-    """What :func:`ppo_lib.run.folders.drive` needs.
+    """What :func:`ppo_lib.run.folders.fit` needs: SFT, reward model, PPO, GRPO and DPO all have it.
 
     Attributes:
+        config: the knobs.
         iterations: iterations in all.
     """
 
+    config: Any
     iterations: int
 
     @property

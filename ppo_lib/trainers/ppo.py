@@ -53,7 +53,7 @@ class PPOTrainer:
         prompts: texts to practise on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: true quality where it is known, a function like ``reward``; measured and never trained on.
-        second: another judge, a reward model or a function, likewise only measured.
+        heldout_judge: another judge, a reward model or a function, likewise only measured.
         world: the processes that share the work; by default this one does it alone.
 
     Raises:
@@ -67,12 +67,13 @@ class PPOTrainer:
         prompts: Sequence[str],
         reward: RewardModel | RewardFunction,
         gold: RewardFunction | None = None,
-        second: RewardModel | RewardFunction | None = None,
+        heldout_judge: RewardModel | RewardFunction | None = None,
         world: World = ALONE,
     ) -> None:
         world.check_share("minibatch", config.minibatch)
         self.world, self.config, self.policy, self.reward = world, config, policy, reward
-        self.watchers = {name: judge for name, judge in (("gold", gold), ("second", second)) if judge is not None}
+        measured = {"gold": gold, "heldout": heldout_judge}
+        self.monitors = {name: judge for name, judge in measured.items() if judge is not None}
         self.backbone, self.device = policy.backbone, policy.backbone.device
         self.prompts = list(prompts)
         room = self.backbone.context_length and self.backbone.context_length - config.max_new_tokens
@@ -263,7 +264,7 @@ class PPOTrainer:
     def measure(self, experience: Experience) -> Metrics:
         """What the rollout batch looked like before the update; see :func:`ppo_lib.trainers.experience.describe`."""
         e, size = experience, self.config.microbatch
-        seen = watch(self.watchers, self.backbone, e.prompts, e.texts, e.batch, e.finished, size, self.world)
+        seen = watch(self.monitors, self.backbone, e.prompts, e.texts, e.batch, e.finished, size, self.world)
         self._samples = sample_rows(experience, self.iteration, seen)
         return describe(experience, seen)
 

@@ -102,11 +102,12 @@ class RewardTrainer:
         rows = [pair for i in self.order.draw(self.rankings_per_step) for pair in self.rankings[i]]
         loss_sum, correct, own = 0.0, 0.0, self.world.share(rows)
         for i in range(0, self.world.largest_share(rows), self.config.microbatch):
-            piece = own[i : i + self.config.microbatch]
-            chosen, rejected = self.score_pairs(piece or rows[:1])  # one that counts nothing, where others have more
-            loss = bradley_terry_loss(chosen, rejected) * len(piece)
+            microbatch = own[i : i + self.config.microbatch]
+            # Where other processes have more rows, a pair that counts nothing.
+            chosen, rejected = self.score_pairs(microbatch or rows[:1])
+            loss = bradley_terry_loss(chosen, rejected) * len(microbatch)
             (loss / len(rows)).backward()
-            right = int((chosen > rejected)[: len(piece)].sum())
+            right = int((chosen > rejected)[: len(microbatch)].sum())
             loss_sum, correct = loss_sum + float(loss.detach()), correct + right
         loss_sum, correct = self.world.total(loss_sum, correct)
         rate = warmup_then_decay(self.iteration, self.iterations)

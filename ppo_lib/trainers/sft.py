@@ -85,9 +85,9 @@ class SFTTrainer:
         start = time.perf_counter()
         rows = [self.demonstrations[i] for i in self.world.share(self.order.draw(self.config.batch))]
         size = self.config.microbatch
-        pieces = [tuple(zip(*rows[i : i + size], strict=True)) for i in range(0, len(rows), size)]
+        microbatches = [tuple(zip(*rows[i : i + size], strict=True)) for i in range(0, len(rows), size)]
         total, tokens = 0.0, 0.0
-        for prompts, responses in pieces:
+        for prompts, responses in microbatches:
             loss, count = self.loss(prompts, responses)
             (loss * count).backward()  # summed here, divided by the whole step's token count below
             total, tokens = total + float(loss.detach()) * count, tokens + count

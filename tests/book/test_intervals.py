@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from ppo_lib.book.intervals import percent, share, share_of_groups, wilson_interval, wins
+from ppo_lib.book.intervals import percent, proportion, proportion_of_groups, wilson_interval, wins
 
 
 def test_the_ends_are_where_the_score_test_rejects():
@@ -33,39 +33,39 @@ def test_impossible_counts_are_refused(hits, count):
 
 
 def test_a_win_is_a_higher_score_and_a_tie_is_half_of_one():
-    assert wins([0, 1, 2, 3], [1, 1, 2, 0]) == share(2, 4)
+    assert wins([0, 1, 2, 3], [1, 1, 2, 0]) == proportion(2, 4)
     assert wins([0.0], [1.0])["share"] == 1
 
 
 def test_a_share_is_told_with_its_interval_and_count():
-    assert percent(share(656, 1319)) == "49.7% (95 % interval 47.0% to 52.4%, n = 1319)"
+    assert percent(proportion(656, 1319)) == "49.7% (95 % interval 47.0% to 52.4%, n = 1319)"
 
 
 def test_groups_of_one_trial_give_the_interval_of_independent_trials():
     for hits, count in ((0, 4), (3, 10), (10, 10), (40, 90)):
         groups = [[1.0]] * hits + [[0.0]] * (count - hits)
-        found = share_of_groups(groups)
-        assert found == pytest.approx(share(hits, count) | {"groups": count}, abs=1e-12)
+        found = proportion_of_groups(groups)
+        assert found == pytest.approx(proportion(hits, count) | {"groups": count}, abs=1e-12)
 
 
 def test_groups_of_copies_count_once_each():
     copies, singles = ([[outcome] * size for outcome in [1.0] * 30 + [0.0] * 10] for size in (6, 1))
-    found, wanted = share_of_groups(copies), share_of_groups(singles)
+    found, wanted = proportion_of_groups(copies), proportion_of_groups(singles)
     assert found["count"] == 240
     assert (found["low"], found["high"]) == pytest.approx((wanted["low"], wanted["high"]), abs=2e-3)
-    assert share_of_groups([[1.0] * 6] * 40)["low"] == wilson_interval(40, 40)[0]  # nothing tells them apart
-    assert share_of_groups([[1.0, 0.0] * 50])["high"] == wilson_interval(0.5, 1)[1]  # one group is one trial
+    assert proportion_of_groups([[1.0] * 6] * 40)["low"] == wilson_interval(40, 40)[0]  # nothing tells them apart
+    assert proportion_of_groups([[1.0, 0.0] * 50])["high"] == wilson_interval(0.5, 1)[1]  # one group is one trial
 
 
 def test_groups_that_resemble_each_other_more_than_chance_gain_nothing():
     """Each group half right: its pairs differ more among themselves than independent ones; Wilson's is kept."""
-    assert share_of_groups([[1.0, 0.0]] * 20) == share(20, 40) | {"groups": 20}
+    assert proportion_of_groups([[1.0, 0.0]] * 20) == proportion(20, 40) | {"groups": 20}
 
 
 def test_without_a_trial_there_is_no_interval():
     for groups in ([], [[]]):
         with pytest.raises(ValueError, match="have no interval"):
-            share_of_groups(groups)
+            proportion_of_groups(groups)
 
 
 def test_of_rankings_the_interval_covers_the_truth_as_often_as_it_says():
@@ -84,8 +84,8 @@ def test_of_rankings_the_interval_covers_the_truth_as_often_as_it_says():
 
     studies = [[ranking() for _ in range(60)] for _ in range(2000)]
     truth = sum(sum(map(sum, study)) for study in studies) / (2000 * 60 * 6)
-    grouped = [share_of_groups(study) for study in studies]
-    alone = [share(sum(map(sum, study)), 360) for study in studies]
+    grouped = [proportion_of_groups(study) for study in studies]
+    alone = [proportion(sum(map(sum, study)), 360) for study in studies]
     held, too_few = (sum(one["low"] <= truth <= one["high"] for one in found) / 2000 for found in (grouped, alone))
     assert held == pytest.approx(0.95, abs=0.02)
     assert too_few < 0.85

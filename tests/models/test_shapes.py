@@ -301,5 +301,5 @@ def test_every_stage_of_the_recipe_for_small_cards_fits_a_t4(on_meta, training, 
         trained(RewardModel, backbone, config.lora_rank)
         batch = microbatch(config.microbatch, config.max_prompt_tokens, config.max_new_tokens)
         held, _ = one_update(trained(ActorCritic, backbone, config.lora_rank), batch)
-    judge = 2 * 1_720_000_000 if stage == "ppo" else 0  # parameters of the second judge, which reads in float16
+    judge = 2 * 1_720_000_000 if stage == "ppo" else 0  # parameters of the held-out judge, which reads in float16
     assert 4e9 < held.peak + judge < 11e9

@@ -62,7 +62,7 @@ def test_n2():
 
 
 def test_n3():
-    assert "logprobs" in actor_critic.Evaluation._fields
+    assert "logprobs" in actor_critic.PerToken._fields
     assert "logprobs" in parameters(losses.policy_gradient_loss)
 
 

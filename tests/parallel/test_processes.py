@@ -26,7 +26,7 @@ from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.parallel.processes import Processes, ProcessLost
-from ppo_lib.run.folders import RunFolder, drive
+from ppo_lib.run.folders import RunFolder, fit
 from ppo_lib.sampling.rollout import sample, sample_together
 from ppo_lib.trainers.configuration import ConfigError, DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.dpo import DPOTrainer
@@ -78,7 +78,7 @@ def close(one, other, tolerance: float = 1e-5) -> None:
 BASE = {"rollout_batch": 14, "max_new_tokens": 9, "learning_rate": 1e-3, "lora_rank": 4, "iterations": 8, "epochs": 2}
 PPO = {
     "one minibatch": {"minibatch": 14, "microbatch": 14},
-    "odd minibatches in small pieces": {"minibatch": 7, "microbatch": 2},
+    "odd minibatches in small microbatches": {"minibatch": 7, "microbatch": 2},
     "one row for one process, none to spare": {"rollout_batch": 4, "minibatch": 2, "microbatch": 1, "epochs": 1},
     "adaptive beta, whitened rewards": {"minibatch": 7, "microbatch": 7, "kl_target": 0.5, "whiten_rewards": True},
     "KL in the loss, entropy bonus": {
@@ -124,7 +124,7 @@ def test_ppo_on_two_processes_gives_the_samples_losses_and_adapters_of_one(folde
 
 def test_both_processes_end_with_the_same_bits_and_see_the_whole_batch(folder, tmp_path):
     """Metrics are global: each process reports those of all 14 responses, and the parameters do not drift apart."""
-    first, second = together(tmp_path, lambda p: train_ppo(folder, p, PPO["odd minibatches in small pieces"]))
+    first, second = together(tmp_path, lambda p: train_ppo(folder, p, PPO["odd minibatches in small microbatches"]))
     assert first[0] == second[0]
     assert first[1] == second[1]
     assert all(torch.equal(a, b) for a, b in zip(first[2], second[2], strict=True))
@@ -139,7 +139,7 @@ def test_a_reward_model_on_the_shared_backbone_judges_in_shares(folder, tmp_path
 
 
 def test_three_processes_share_what_three_does_not_divide(folder, tmp_path):
-    options = PPO["odd minibatches in small pieces"]
+    options = PPO["odd minibatches in small microbatches"]
     alone = train_ppo(folder, ALONE, options)
     for _, samples, parameters in together(tmp_path, lambda p: train_ppo(folder, p, options), size=3):
         assert samples == alone[1]
@@ -330,7 +330,7 @@ class Counter:
 def driven(folder: Path, world: World, stop: bool = False):
     run = RunFolder(folder, resume=True, world=world)
     try:
-        for row in drive(Counter(), run, checkpoint_every=1, progress=False):
+        for row in fit(Counter(), run, checkpoint_every=1, progress=False):
             if stop and row["iteration"] == 1 and world.rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)  # between iterations, where the signal is not deferred
     except BaseException as error:
@@ -358,7 +358,7 @@ class Interrupting(Counter):
 
 def interrupted(folder: Path, world: World):
     try:
-        list(drive(Interrupting(), RunFolder(folder, world=world), progress=False))
+        list(fit(Interrupting(), RunFolder(folder, world=world), progress=False))
     except KeyboardInterrupt as stop:
         return str(stop)
     return "done"

@@ -24,7 +24,7 @@ from ppo_lib.run import cli, stages
 from ppo_lib.run.cli import main
 from ppo_lib.run.exports import TARGETS
 from ppo_lib.run.folders import load_checkpoint
-from ppo_lib.run.speaking import load_speaker
+from ppo_lib.run.samplers import load_sampler
 from ppo_lib.run.trackers import TRACKERS, tracker
 
 CLOCKS = ("seconds_rollout", "seconds_update", "tokens_per_second", "pairs_per_second", "peak_memory_bytes")
@@ -744,7 +744,7 @@ def test_align_stands_on_the_models_it_has_just_made(aligned):
         ("temperature=0.7", "evaluation.temperature is 1.0, but must be ppo.temperature, which is 0.7"),
         ("evaluation.pairs=gone.jsonl", "cannot read the data 'gone.jsonl'"),
         ("evaluation.prompts=gone.jsonl", "cannot read the data 'gone.jsonl'"),
-        ("second_judge=tests_reward:gone", "second_judge is 'tests_reward:gone', which cannot be imported"),
+        ("heldout_judge=tests_reward:gone", "heldout_judge is 'tests_reward:gone', which cannot be imported"),
         ("dpo.beta=0.2", "--set 'dpo.beta=0.2': align runs sft, reward, ppo; use train dpo"),
         ("group_size=4", "no stage has the key 'group_size'"),
     ],
@@ -809,7 +809,7 @@ def test_sample_asks_in_the_chat_template_that_the_run_was_trained_with(world, t
     assert train(world, "sft", out, "--set", f"model={folder}", "--set", "chat_template=true") == 0
 
     def asked(model, chat=None):
-        backbone, _ = load_speaker(str(model), "cpu", chat)
+        backbone, _ = load_sampler(str(model), "cpu", chat)
         return backbone.encode_prompts(["a"])[0]
 
     plain, in_template = asked(folder), asked(folder, chat=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import randomise
 
-from ppo_lib.book.intervals import share, wilson_interval, wins
+from ppo_lib.book.intervals import proportion, wilson_interval, wins
 from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
@@ -73,15 +73,15 @@ def test_another_temperature_than_that_of_training_is_refused(run):
         before_and_after(config, policy, how=EvaluationConfig(temperature=0.5))
 
 
-def test_a_second_judge_is_measured_and_verifiable_shares_come_with_intervals(run):
+def test_a_heldout_judge_is_measured_and_verifiable_shares_come_with_intervals(run):
     config, policy = run
-    config = replace(config, reward_model="exact_answer", second_judge="judge_of_length:score")
+    config = replace(config, reward_model="exact_answer", heldout_judge="judge_of_length:score")
     result = before_and_after(config, policy, how=EvaluationConfig(temperature=0, prompts=config.prompts))
     assert result["heldout"]
-    assert set(result["wins"]) == {"score", "second"}
-    assert result["correct"] == {"score": {"before": share(0, 5), "after": share(0, 5)}}  # nobody answers 4
+    assert set(result["wins"]) == {"score", "heldout"}
+    assert result["correct"] == {"score": {"before": proportion(0, 5), "after": proportion(0, 5)}}  # nobody answers 4
     told = format_table(result)
-    assert "second judge" in told
+    assert "held-out judge" in told
     assert "right by the proxy score: 0.0% (95 % interval 0.0% to 43.4%, n = 5) -> 0.0%" in told
 
 
@@ -97,14 +97,14 @@ def test_a_reward_model_is_measured_on_pairs_held_out(tiny_folder, tmp_path):
     config = RewardConfig(data=str(tmp_path / "pairs.jsonl"), lora_rank=2, device="cpu")
     assert reward_accuracy(config, tmp_path / "reward", sft) is None  # no pairs were held out
     how = EvaluationConfig(pairs=config.data)
-    assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6) | {"groups": 6}
+    assert reward_accuracy(config, tmp_path / "reward", sft, how) == proportion(3, 6) | {"groups": 6}
 
     too_long = {"prompt": "d", "chosen": "very " * 50, "rejected": "no"}
     (tmp_path / "pairs.jsonl").write_text("\n".join([*lines, json.dumps(too_long)]))
     with pytest.raises(ValueError, match="30"):
         reward_accuracy(replace(config, max_length=30), tmp_path / "reward", sft, how)
     config = replace(config, max_length=30, drop_longer=True)
-    assert reward_accuracy(config, tmp_path / "reward", sft, how) == share(3, 6) | {"groups": 6}
+    assert reward_accuracy(config, tmp_path / "reward", sft, how) == proportion(3, 6) | {"groups": 6}
 
 
 def test_the_interval_knows_that_pairs_of_one_ranking_resemble_each_other(tiny_folder, tmp_path, monkeypatch):
@@ -125,28 +125,28 @@ def test_the_interval_knows_that_pairs_of_one_ranking_resemble_each_other(tiny_f
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_second_judge_reads_truncated_answers_as_truncated(run, tmp_path, temperature):
+def test_a_heldout_judge_reads_truncated_answers_as_truncated(run, tmp_path, temperature):
     """A reward model of our own, which reads a score at the EOS where there is one."""
     config, policy = run
     judge = RewardModel(Backbone.from_pretrained(config.model), 2)
     randomise(judge.parameters_to_train(), seed=1)
     judge.save_pretrained(tmp_path / "judge")
-    config = replace(config, second_judge=str(tmp_path / "judge"), max_new_tokens=3)
+    config = replace(config, heldout_judge=str(tmp_path / "judge"), max_new_tokens=3)
     result = before_and_after(config, policy, how=EvaluationConfig(temperature=temperature, count=5))
     assert result["before"]["eos_rate"] < 1
     backbone = Backbone.from_pretrained(config.model)
     drawn = sample(backbone, backbone.encode_prompts([row["prompt"] for row in result["rows"]]), 3, 0.0, None)
     if temperature == 0:
-        found = [row["second before"] for row in result["rows"]]
+        found = [row["heldout before"] for row in result["rows"]]
         assert found == pytest.approx(judge.score_batch(drawn.batch).tolist(), abs=1e-5)
     ended = judge.scores(*zip(*((row["prompt"], row["response before"]) for row in result["rows"]), strict=True))
-    assert result["before"]["second_mean"] != pytest.approx(sum(ended) / len(ended), abs=1e-3)
+    assert result["before"]["heldout_mean"] != pytest.approx(sum(ended) / len(ended), abs=1e-3)
 
 
 def test_a_recipe_of_ppo_alone_runs_through_align_and_reports_its_shares(run, tmp_path, capsys):
     config, _ = run
     recipe = f"""
-ppo: {{model: {config.model}, prompts: {config.prompts}, reward_model: exact_answer, second_judge: last_number,
+ppo: {{model: {config.model}, prompts: {config.prompts}, reward_model: exact_answer, heldout_judge: last_number,
       prompt_suffix: " =", iterations: 2, rollout_batch: 4, minibatch: 2, microbatch: 2, epochs: 1, max_new_tokens: 4,
       lora_rank: 2, device: cpu}}
 evaluation: {{prompts: {config.prompts}, temperature: 0, count: 3}}
@@ -156,9 +156,9 @@ evaluation: {{prompts: {config.prompts}, temperature: 0, count: 3}}
     assert main(["align", "--config", str(tmp_path / "recipe.yaml"), "--out", str(out), "--quiet"]) == 0
     said = capsys.readouterr().out
     assert "On 3 held-out prompts, greedy" in said
-    assert "right by the second judge" in said
+    assert "right by the held-out judge" in said
     metrics = read_jsonl(out / "ppo" / "metrics.jsonl")[0]
-    assert {"score_mean", "second_mean"} <= set(metrics)
+    assert {"score_mean", "heldout_mean"} <= set(metrics)
     sample = read_jsonl(out / "ppo" / "samples.jsonl")[0]
     assert sample["prompt"].endswith(" =")
     assert (out / "report.html").exists()

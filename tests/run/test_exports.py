@@ -72,7 +72,7 @@ def test_every_key_changes_the_export_or_is_said_to_be_without_equivalent(target
         "prompt_suffix": " Think.",
         "chat_template": True,
         "max_prompt_tokens": 77,
-        "second_judge": "last_number",
+        "heldout_judge": "last_number",
         "reward_model": "r",
         "iterations": 7,
         "rollout_batch": 96,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ppo_lib.book.jsonl import append_lines, parse_lines, read_jsonl
 from ppo_lib.book.recordings import list_recorded, load_recorded, save_recorded
-from ppo_lib.run.folders import Interrupted, RunFolder, drive, load_checkpoint, save_checkpoint, saved_checkpoints
+from ppo_lib.run.folders import Interrupted, RunFolder, fit, load_checkpoint, save_checkpoint, saved_checkpoints
 from ppo_lib.run.manifests import manifest
 from ppo_lib.run.report import write_report
 from ppo_lib.trainers.configuration import ConfigError, option
@@ -62,7 +62,7 @@ class Walk:
 
 
 def run_all(folder, trainer=None, resume=False, every=2):
-    return list(drive(trainer or Walk(), RunFolder(folder, resume), every, progress=False))
+    return list(fit(trainer or Walk(), RunFolder(folder, resume), every, progress=False))
 
 
 def contents(folder):
@@ -96,7 +96,7 @@ def test_the_environment_can_switch_the_progress_bar_off(tmp_path, monkeypatch, 
 
     monkeypatch.setenv("TQDM_DISABLE", disabled)
     monkeypatch.setattr("ppo_lib.run.folders.tqdm", bar)
-    list(drive(Walk(), RunFolder(tmp_path / "run")))
+    list(fit(Walk(), RunFolder(tmp_path / "run")))
     assert seen == [bool(disabled)]
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_waited_for_others_counts_only_its_own_time(tmp_path):
     """The folders of all stages are looked at before the first one starts."""
     run = RunFolder(tmp_path / "run")
     run.started -= 1000  # the stages before it took so long
-    list(drive(Walk(), run, progress=False))
+    list(fit(Walk(), run, progress=False))
     assert json.loads((run.path / "manifest.json").read_text())["seconds"] < 500
 
 
@@ -124,11 +124,11 @@ def test_a_model_is_calibrated_once_after_the_last_step_and_before_it_is_saved(t
             super().save(folder)
 
     with pytest.raises(KeyboardInterrupt):
-        list(drive(Scale(), RunFolder(tmp_path / "run"), progress=False, say=told.append))
-    list(drive(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
+        list(fit(Scale(), RunFolder(tmp_path / "run"), progress=False, say=told.append))
+    list(fit(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
     assert done == ["calibrated at 5", "saved"] * 2
     assert told == ["calibrated on 3 answers"] * 2
-    list(drive(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
+    list(fit(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
     assert len(done) == 4
 
 
@@ -173,7 +173,7 @@ def test_nothing_in_a_run_is_pickled(tmp_path):
 
 def test_every_line_is_on_disk_when_its_metrics_are_yielded(tmp_path):
     run = RunFolder(tmp_path / "run")
-    for count, metrics in enumerate(drive(Walk(), run, progress=False), start=1):
+    for count, metrics in enumerate(fit(Walk(), run, progress=False), start=1):
         lines = (run.path / "metrics.jsonl").read_text().split("\n")
         assert len(lines) == count + 1
         assert lines.pop() == ""
@@ -228,7 +228,7 @@ def test_a_run_stopped_by_its_reader_resumes_to_the_same_end(tmp_path):
     run_all(tmp_path / "whole")
     for stop in range(1, 5):
         folder = tmp_path / f"stopped{stop}"
-        for metrics in drive(Walk(), RunFolder(folder), checkpoint_every=2, progress=False):
+        for metrics in fit(Walk(), RunFolder(folder), checkpoint_every=2, progress=False):
             if metrics["iteration"] == stop:
                 break
         run_all(folder, resume=True)
@@ -308,7 +308,7 @@ def test_a_polite_signal_finishes_the_iteration_and_writes_a_checkpoint(tmp_path
 
     seen = []
     before = signal.getsignal(number)
-    rows = drive(Walk(on_step=interrupt), RunFolder(tmp_path / "run"), 100, progress=False)
+    rows = fit(Walk(on_step=interrupt), RunFolder(tmp_path / "run"), 100, progress=False)
     with pytest.raises(Interrupted, match="after iteration 3 of 5; go on with --resume") as caught:
         seen.extend(row["iteration"] for row in rows)
     assert caught.value.signal == number

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny import byte_tokenizer, save_classifier
 from transformers import AutoModelForSequenceClassification
 
-from ppo_lib.run.judges import ExactAnswer, PublishedRewardModel, check_judge, load_judge
+from ppo_lib.run.judge_names import ExactAnswer, PublishedRewardModel, check_judge, load_judge
 from ppo_lib.trainers.configuration import PPOConfig
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def test_a_published_reward_model_scores_the_conversation_whatever_else_is_in_th
     assert len(set(together)) == 3
 
 
-def test_it_serves_as_reward_and_as_second_judge(published, build_tiny):
+def test_it_serves_as_reward_and_as_heldout_judge(published, build_tiny):
     judge = load_judge(str(published), PPOConfig(), build_tiny())
     assert isinstance(judge, PublishedRewardModel)
 
@@ -53,20 +53,20 @@ def test_a_language_model_is_no_reward_model(tiny_folder):
 
 def test_a_judge_is_checked_without_its_weights(published, tmp_path):
     (published / "model.safetensors").unlink()
-    check_judge(str(published), PPOConfig(), "second_judge")
-    check_judge("pocket", PPOConfig(), "second_judge")
-    check_judge("os.path:join", PPOConfig(), "second_judge")
+    check_judge(str(published), PPOConfig(), "heldout_judge")
+    check_judge("pocket", PPOConfig(), "heldout_judge")
+    check_judge("os.path:join", PPOConfig(), "heldout_judge")
     bad = {
         str(save_classifier(tmp_path / "three", labels=3)): "one output",
         str(save_classifier(tmp_path / "mute", labels=1, template=None)): "no chat template",
         "owner/model@" + "0" * 40: "cannot be loaded: the hub cannot be reached",
-        "nobody": "second_judge is 'nobody', but must be",
+        "nobody": "heldout_judge is 'nobody', but must be",
         "os.path:nothing": "cannot be imported",
         "last_number": "'pocket' has no exact answers",
     }
     for name, words in bad.items():
         with pytest.raises(ValueError, match=words):
-            check_judge(name, PPOConfig(), "second_judge")
+            check_judge(name, PPOConfig(), "heldout_judge")
 
 
 def test_a_reward_model_without_its_head_is_refused(published):
@@ -96,6 +96,6 @@ def test_the_verifiable_rewards_read_the_answers_beside_the_prompts(tmp_path, bu
 
 
 def test_an_unknown_name_is_refused_naming_the_key_and_what_it_may_be(build_tiny):
-    with pytest.raises(ValueError, match="second_judge is 'nobody', but must be 'pocket', a folder") as error:
-        load_judge("nobody", PPOConfig(), build_tiny(), key="second_judge")
+    with pytest.raises(ValueError, match="heldout_judge is 'nobody', but must be 'pocket', a folder") as error:
+        load_judge("nobody", PPOConfig(), build_tiny(), key="heldout_judge")
     assert "OWNER/NAME@COMMIT" in str(error.value)

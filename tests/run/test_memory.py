@@ -17,7 +17,7 @@ from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.run import stages
 from ppo_lib.run.cli import main
-from ppo_lib.run.judges import load_judge
+from ppo_lib.run.judge_names import load_judge
 from ppo_lib.run.machines import free_memory
 from ppo_lib.run.memory import REMEDIES, MemoryPlan, memory_plan, plan_memory, plan_training
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
@@ -194,7 +194,7 @@ def test_the_pocket_plan_counts_its_reward_model(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pocket", "same base", "other base", "published", "function"])
-def test_the_plan_counts_a_second_judge_as_it_is_loaded(tiny_folder, tmp_path, kind):
+def test_the_plan_counts_a_heldout_judge_as_it_is_loaded(tiny_folder, tmp_path, kind):
     own, foreign = str(tiny_folder("llama")), str(tiny_folder("gpt2"))
     config = PPOConfig(model=own, prompts="pocket", reward_model="ppo_lib.pocket:gold_scores")
     if kind == "published":
@@ -205,8 +205,8 @@ def test_the_plan_counts_a_second_judge_as_it_is_loaded(tiny_folder, tmp_path, k
         name = str(tmp_path / "judge")
     else:
         name = {"pocket": "pocket", "function": "ppo_lib.pocket:gold_scores"}[kind]
-    alone, both = (memory_plan("ppo", replace(config, second_judge=second)) for second in (None, name))
-    judge = load_judge(name, config, Backbone.from_pretrained(own), key="second_judge")
+    alone, both = (memory_plan("ppo", replace(config, heldout_judge=judged)) for judged in (None, name))
+    judge = load_judge(name, config, Backbone.from_pretrained(own), key="heldout_judge")
     if kind == "function":
         expected = (0, 0)
     elif kind == "published":

@@ -104,7 +104,7 @@ def test_preferences_runs_from_the_hub_through_all_stages(filled):
     result = json.loads((filled / "preferences/evaluation.json").read_text())
     assert result["heldout"]
     assert result["prompts"] == 4
-    assert set(result["wins"]) == {"score", "second"}
+    assert set(result["wins"]) == {"score", "heldout"}
     assert result["reward_accuracy"]["count"] == 8  # all held-out pairs
     assert result["rows"][0]["prompt"] == "Name 0."
     for stage in ("sft", "reward", "ppo"):
@@ -116,7 +116,7 @@ def test_gsm8k_runs_from_the_hub_and_is_measured_greedily(filled):
     result = json.loads((filled / "gsm8k/evaluation.json").read_text())
     assert result["heldout"]
     assert result["greedy"]
-    assert set(result["correct"]) == {"score", "second"}
+    assert set(result["correct"]) == {"score", "heldout"}
     assert result["rows"][0]["prompt"].startswith("Ann has 1 pears and buys 1000 more.")
     adapter = json.loads((filled / "gsm8k/ppo/model/adapter_config.json").read_text())
     assert f"{adapter['base_model_name_or_path']}@{adapter['revision']}" == MODEL
@@ -148,8 +148,8 @@ def test_pin_prints_what_a_configuration_wants_and_what_is_not_there_is_refused_
         f"ppo.prompts=openai/gsm8k@{COMMIT}:train": ("gsm8k", "write OWNER/NAME/CONFIG@COMMIT:SPLIT"),
         f"ppo.prompts=openai/gsm8k/main@{COMMIT}:trian": ("gsm8k", "Should be one of ['train', 'test']"),
         f"ppo.model={model}@{GONE}": ("gsm8k", gone),
-        f"ppo.second_judge=Skywork/Skywork-Reward-V2-Qwen3-1.7B@{GONE}": ("preferences", gone),
-        f"ppo.second_judge={MODEL}": ("preferences", "is no reward model"),
+        f"ppo.heldout_judge=Skywork/Skywork-Reward-V2-Qwen3-1.7B@{GONE}": ("preferences", gone),
+        f"ppo.heldout_judge={MODEL}": ("preferences", "is no reward model"),
     }
     runs = [align(recipe, out, setting) for setting, (recipe, _) in cases.items()]
     pinned, moved, *told = answers([*pins, *runs], filled / "home", hub.endpoint)

@@ -37,7 +37,7 @@ def test_whatever_comes_from_the_hub_is_pinned(name):
     mappings = {**load_recipe(name), "evaluation": to_mapping(how)}
     for section in mappings.values():
         for key, value in section.items():
-            if key == "model" or (key == "second_judge" and name == "preferences"):
+            if key == "model" or (key == "heldout_judge" and name == "preferences"):
                 assert hub.pinned_model(value), f"{key}: {value}"
             if key in ("data", "prompts", "pairs") and value is not None:
                 assert hub.pinned_data(value), f"{key}: {value}"
@@ -61,10 +61,10 @@ def test_the_stages_of_preferences_fit_a_t4_even_where_long_prompts_meet_long_an
         hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
         vocab_size=49_152, tie_word_embeddings=True,
     )  # fmt: skip
-    free, second_judge = 15e9, 2 * 1.73e9  # of 16 GB; float16
+    free, heldout_judge = 15e9, 2 * 1.73e9  # of 16 GB; float16
     configs, _ = read_recipe(load_recipe("preferences"), "preferences")
     ppo = replace(configs["ppo"], dtype="float32")
-    assert plan_memory(smollm2, ppo, ppo.max_prompt_tokens, configs["reward"].lora_rank).total + second_judge < free
+    assert plan_memory(smollm2, ppo, ppo.max_prompt_tokens, configs["reward"].lora_rank).total + heldout_judge < free
     for stage, texts in (("sft", 1), ("reward", 2)):  # a pair is two answers
         rows, length = texts * configs[stage].microbatch, configs[stage].max_length
         same = replace(ppo, rollout_batch=rows, minibatch=rows, microbatch=rows, max_new_tokens=length)
@@ -79,10 +79,10 @@ def test_gsm8k_is_measured_greedily_on_the_whole_test_set_with_the_published_siz
 
 
 def test_the_stories_recipe_takes_its_folders_by_four_settings():
-    wanted = ["model=M", "data=stories:D", "prompts=stories:D", "second_judge=stories:D"]
+    wanted = ["model=M", "data=stories:D", "prompts=stories:D", "heldout_judge=stories:D"]
     assert spread(wanted, load_recipe("stories")) == [
         *("sft.model=M", "reward.model=M", "ppo.model=M", "sft.data=stories:D", "reward.data=stories:D"),
-        *("ppo.prompts=stories:D", "ppo.second_judge=stories:D"),
+        *("ppo.prompts=stories:D", "ppo.heldout_judge=stories:D"),
     ]
     assert all(registry.find(load_recipe("stories")[stage]["data"]) for stage in ("sft", "reward"))
 

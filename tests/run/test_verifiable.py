@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ppo_lib.book.jsonl import read_jsonl
-from ppo_lib.run.judges import ExactAnswer, last_number, marked_number
+from ppo_lib.run.judge_names import ExactAnswer, last_number, marked_number
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 

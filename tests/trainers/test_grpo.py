@@ -116,7 +116,7 @@ def test_with_token_weights_it_is_ppos_loss_plus_the_mean_kl():
     torch.testing.assert_close(out.clip_fraction, ppo.clip_fraction)
 
 
-def test_losses_of_pieces_add_up_to_the_loss_of_the_whole():
+def test_losses_of_microbatches_add_up_to_the_loss_of_the_whole():
     (logprobs, mask), (old, _), (reference, _) = (ragged(seed, rows=6) for seed in (1, 2, 3))
     advantages, weights = torch.randn(6, dtype=torch.float64), token_weights(mask)
     tensors = (logprobs, old, reference, advantages, mask, weights)

@@ -297,11 +297,11 @@ def test_microbatches_hold_responses_of_like_length(build):
     trainer = build(microbatch=3)
     batch = trainer.collect(range(7)).batch
     minibatch = torch.tensor([3, 5, 0, 1, 6, 2, 4])
-    pieces, weights = zip(*microbatches(minibatch, batch, 3, ALONE), strict=True)
+    parts, weights = zip(*microbatches(minibatch, batch, 3, ALONE), strict=True)
     assert sum(weights) == pytest.approx(1)
-    assert [len(piece) for piece in pieces] == [3, 3, 1]
-    assert sorted(torch.cat(pieces).tolist()) == list(range(7))
-    lengths = (batch.prompt_lengths + batch.response_lengths)[torch.cat(pieces)].tolist()
+    assert [len(part) for part in parts] == [3, 3, 1]
+    assert sorted(torch.cat(parts).tolist()) == list(range(7))
+    lengths = (batch.prompt_lengths + batch.response_lengths)[torch.cat(parts)].tolist()
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
     ((whole, weight),) = microbatches(minibatch[:3], batch, 3, ALONE)  # nothing to split, nothing to save
@@ -322,7 +322,7 @@ def test_the_ratio_is_1_on_the_first_minibatch(build, architecture, microbatch):
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("mistake", ["dropout", "temperature", "reference", "late piece"])
+@pytest.mark.parametrize("mistake", ["dropout", "temperature", "reference", "late microbatch"])
 def test_a_ratio_that_is_not_1_at_first_is_warned_about(build, mistake):
     trainer = build("gpt2", microbatch=7)
     if mistake == "dropout":
@@ -332,7 +332,7 @@ def test_a_ratio_that_is_not_1_at_first_is_warned_about(build, mistake):
         trainer.config = replace(trainer.config, temperature=0.9)
     if mistake == "reference":
         e.logprobs = e.ref_logprobs
-    if mistake == "late piece":  # only the last response is off, in the second piece of the first minibatch
+    if mistake == "late microbatch":  # only the last response is off, in the second microbatch of the first minibatch
         trainer = build("gpt2", microbatch=4)
         e.logprobs[-1] += 0.01 * e.batch.mask[-1]
     with pytest.warns(UserWarning, match="ratio of the first minibatch is off by"):
@@ -463,7 +463,7 @@ def test_shared_separate_and_function_give_the_same_scores(build, build_tiny, tm
     assert trainer.judge(prompts, texts, batch).tolist() == pytest.approx(raw, abs=1e-5)
 
 
-def test_judges_that_look_on_read_what_the_main_judge_reads(build, tmp_path):
+def test_judges_that_are_only_measured_read_what_the_main_judge_reads(build, tmp_path):
     """Truncated responses without an EOS, whether they share the policy's backbone or have one of their own."""
     trainer = build()
     shared = RewardModel(trainer.backbone, lora_rank=4)
@@ -476,12 +476,12 @@ def test_judges_that_look_on_read_what_the_main_judge_reads(build, tmp_path):
     batch.response_lengths[2] -= 1
     trainer.reward = shared
     wanted = trainer.judge(prompts, texts, batch, finished).tolist()
-    watchers = {"gold": length, "second": separate, "third": shared}
-    seen = watch(watchers, trainer.backbone, prompts, texts, batch, finished)
-    assert list(seen) == list(watchers)
+    monitors = {"gold": length, "heldout": separate, "third": shared}
+    seen = watch(monitors, trainer.backbone, prompts, texts, batch, finished)
+    assert list(seen) == list(monitors)
     assert seen["gold"].tolist() == length(prompts, texts)
     assert seen["gold"].dtype == torch.float64  # its mean is that of the numbers as they were given
-    for name in ("second", "third"):
+    for name in ("heldout", "third"):
         assert seen[name].tolist() == pytest.approx(wanted, abs=1e-5)
     assert ask(separate, prompts, texts).tolist()[2] != pytest.approx(wanted[2], abs=1e-3)  # its EOS would have counted
 

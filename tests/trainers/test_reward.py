@@ -111,7 +111,7 @@ def calibrating(backbone, pairs=PAIRS) -> stages.CalibratedRewardTrainer:
     return trainer
 
 
-def test_calibration_answers_in_pieces_of_bounded_size_and_ends_at_mean_0_and_deviation_1(build_tiny, monkeypatch):
+def test_calibration_answers_in_batches_of_bounded_size_and_ends_at_mean_0_and_deviation_1(build_tiny, monkeypatch):
     trainer, seeds, budgets, drawn = calibrating(build_tiny()), [], [], []
 
     def answer(backbone, prompts, budget, temperature, adapter, generator):
@@ -123,14 +123,14 @@ def test_calibration_answers_in_pieces_of_bounded_size_and_ends_at_mean_0_and_de
     monkeypatch.setattr(stages, "sample", answer)
     monkeypatch.setattr(stages, "CALIBRATION_TOKENS", 1000)
     said = trainer.calibrate()
-    tokenizer, batches = trainer.model.backbone.tokenizer, [piece.batch for piece in drawn]
+    tokenizer, batches = trainer.model.backbone.tokenizer, [sampled.batch for sampled in drawn]
     prompts = [prompt for batch in batches for prompt in decode_prompts(tokenizer, batch)]
     assert prompts == [f"Q{i % 4}?" for i in range(256)]
     assert len(set(seeds)) == len(seeds) > 1
     assert set(budgets) == {len("yes, it is")}
     assert all(len(batch) * (len("Q0?") + len("yes, it is")) <= 1000 for batch in batches)
     answers = [answer for batch in batches for answer in decode_responses(tokenizer, batch)]
-    finished = [bool(ended) for piece in drawn for ended in piece.finished]
+    finished = [bool(ended) for sampled in drawn for ended in sampled.finished]
     scores = torch.tensor(trainer.model.scores(prompts, answers, finished))
     assert abs(float(scores.mean())) < 1e-5
     assert float(scores.std()) == pytest.approx(1, abs=1e-5)
@@ -150,7 +150,7 @@ def test_calibration_reads_truncated_answers_as_truncated(build_tiny, monkeypatc
 
     monkeypatch.setattr(trainer.model, "forward", last_is_eos)
     trainer.calibrate()
-    finished = torch.cat([piece.finished for piece in drawn])
+    finished = torch.cat([sampled.finished for sampled in drawn])
     assert 0 < int(finished.sum()) < 256
     assert ended == finished.tolist()
     assert float(trainer.model.mean) == pytest.approx(float(finished.double().mean()))
@@ -164,7 +164,7 @@ def test_saving_only_writes(build_tiny, tmp_path, monkeypatch):
     assert (tmp_path / "reward_head.safetensors").is_file()
 
 
-def test_pairs_are_evaluated_in_pieces_of_four_microbatches(build_tiny, monkeypatch):
+def test_pairs_are_evaluated_in_batches_of_four_microbatches(build_tiny, monkeypatch):
     trainer = build(build_tiny(), microbatch=2)
     whole = RewardTrainer(RewardConfig(microbatch=64), trainer.model, PAIRS).evaluate(PAIRS)
     sizes, score_pairs = [], trainer.score_pairs

@@ -35,7 +35,7 @@ def over_seeds(runs: list[RecordedRun], metric: str) -> list[tuple[float, ...]]:
     return list(zip(*(run.column(metric) for run in runs), strict=True))
 
 
-def seeds_of(name: str, betas: list[str], ends: list[tuple[float, float]], panel: int = 0) -> Curve:
+def points_of(name: str, betas: list[str], ends: list[tuple[float, float]], panel: int = 0) -> Curve:
     """Points with their spread: mean and standard deviation over seeds, for each β."""
     means, spreads = zip(*ends, strict=True)
     return curve(name, betas, means, "points", panel, spread=spreads)
@@ -71,10 +71,10 @@ def frame(beta: float) -> Frame:
         )
     return Frame(
         curves=(
-            seeds_of("proxy score", names, ends["score_mean"]),
-            seeds_of("gold score", names, ends["gold_mean"]),
+            points_of("proxy score", names, ends["score_mean"]),
+            points_of("gold score", names, ends["gold_mean"]),
             curve("this β", here * 2, [proxy[0], gold[0]], "points"),
-            seeds_of("KL at the end", names, ends["kl_k1"], panel=1),
+            points_of("KL at the end", names, ends["kl_k1"], panel=1),
             curve("this β", here, [nats[0]], "points", 1),
             curve(
                 "proxy, mean of the seeds",

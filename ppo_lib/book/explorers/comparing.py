@@ -32,9 +32,9 @@ def available() -> tuple[str, ...]:
     return tuple(run for run in RUNS if seeds_of(run))
 
 
-def other_judge(run: RecordedRun) -> str:
+def other_metric(run: RecordedRun) -> str:
     """The metric of the judge that PPO was not trained on."""
-    return "gold_mean" if "gold_mean" in run.metrics[0] else "second_mean"
+    return "gold_mean" if "gold_mean" in run.metrics[0] else "heldout_mean"
 
 
 def mean_of(runs: Sequence[RecordedRun], metric: str) -> list[float]:
@@ -48,14 +48,14 @@ def range_at_end(runs: Sequence[RecordedRun], metric: str) -> str:
     return f"{short(fmean(ends), 3)} ({short(min(ends), 3)} to {short(max(ends), 3)})"
 
 
-def curves_of(runs: Sequence[RecordedRun], name: str) -> list[Curve]:
+def curves_of_runs(runs: Sequence[RecordedRun], name: str) -> list[Curve]:
     """Proxy against KL, KL over iterations, and the other judge over iterations."""
     steps = [row["iteration"] for row in runs[0].metrics]
     nats = mean_of(runs, "kl_k1")
     return [
         curve(name, nats, mean_of(runs, "score_mean"), panel=0),
         curve(name, steps, nats, panel=1),
-        curve(name, steps, mean_of(runs, other_judge(runs[0])), panel=2),
+        curve(name, steps, mean_of(runs, other_metric(runs[0])), panel=2),
     ]
 
 
@@ -64,11 +64,11 @@ def frame(first: str, second: str) -> Frame:
     both = [seeds_of(first), seeds_of(second)]
 
     def row(name: str, metric: str) -> tuple[str, str, str]:
-        cells = (range_at_end(runs, metric or other_judge(runs[0])) for runs in both)
+        cells = (range_at_end(runs, metric or other_metric(runs[0])) for runs in both)
         return (name, *cells)  # type: ignore[return-value]
 
     model = ("model", *("3.15 M, found" if "stories" in run else "0.96 M, made here" for run in (first, second)))
-    judge = ("other judge", *("gold score" if "gold" in other_judge(runs[0]) else "word lexicon" for runs in both))
+    judge = ("other judge", *("gold score" if "gold" in other_metric(runs[0]) else "word lexicon" for runs in both))
     prices = [(fmean(mean_of(runs, "kl_k1")[-LAST:]), fmean(mean_of(runs, "score_mean")[-LAST:])) for runs in both]
     nearer = min((first, second), key=lambda run: prices[(first, second).index(run)][0])
     sentence = (
@@ -78,7 +78,9 @@ def frame(first: str, second: str) -> Frame:
         f"{short(max(prices)[0], 3)}."
     )
     return Frame(
-        curves=tuple(one for runs, name in zip(both, (FIRST, SECOND), strict=True) for one in curves_of(runs, name)),
+        curves=tuple(
+            one for runs, name in zip(both, (FIRST, SECOND), strict=True) for one in curves_of_runs(runs, name)
+        ),
         rows=(
             model,
             ("seeds", *(str(len(runs)) for runs in both)),

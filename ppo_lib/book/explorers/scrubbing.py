@@ -24,8 +24,8 @@ RUNS = {
     "stories, β = 0.1": "stories/beta_0.1/seed_0",
     "stories, β = 0": "stories/beta_0.0/seed_0",
 }
-# The judge that PPO does not see: column of the samples, and its name.
-OTHERS = {"gold": "gold score", "second": "second judge"}
+# The judge that PPO is not trained on: column of the samples, and its name.
+OTHERS = {"gold": "gold score", "heldout": "held-out judge"}
 
 
 @lru_cache
@@ -45,7 +45,7 @@ def answer_at(run: str, prompt: str, step: float) -> dict[str, Any]:
     return min(rows, key=lambda row: abs(row["iteration"] - step))
 
 
-def other_judge(row: dict[str, Any]) -> str:
+def other_column(row: dict[str, Any]) -> str:
     """Which of ``OTHERS`` a recorded answer was judged by."""
     return next(name for name in OTHERS if name in row)
 
@@ -54,7 +54,7 @@ def frame(run: str, prompt: str, step: float, quantity: str) -> Frame:
     """Curves with a cursor at ``step``; the answer with ``quantity`` on its tokens."""
     row = answer_at(run, prompt, step)
     column, scale = QUANTITIES[quantity]
-    metrics, other = recording(run), other_judge(row)
+    metrics, other = recording(run), other_column(row)
     iterations = metrics.column("iteration")
     drawn = (("score_mean", "proxy score", 0), (f"{other}_mean", OTHERS[other], 0), ("kl_k1", "KL to the reference", 1))
     curves = [curve(name, iterations, metrics.column(metric), panel=panel) for metric, name, panel in drawn]

@@ -95,7 +95,7 @@ def texts_and_device(config: Mapping[str, Any], result: Translation) -> None:
     """Keys of ours that both trainers lack."""
     result.either("prompt_suffix", not config["prompt_suffix"], "none is set.", "write it into the prompts.")
     measured = "a judge that is only measured is not offered."
-    result.either("second_judge", not config["second_judge"], "none is set.", measured)
+    result.either("heldout_judge", not config["heldout_judge"], "none is set.", measured)
     result.same["device"] = "it runs on GPUs only."
 
 

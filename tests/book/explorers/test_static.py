@@ -232,7 +232,7 @@ def test_recorded_runs_are_compared_by_the_mean_of_their_seeds_at_the_end():
     assert one.frame(first=first, second=first).sentence == "Twice the same run."
 
 
-def test_a_run_without_a_gold_score_is_scrubbed_with_its_second_judge():
+def test_a_run_without_a_gold_score_is_scrubbed_with_its_heldout_judge():
     frame = explorers.scrubber("stories, β = 0.1").frame()
-    assert [row[0] for row in frame.rows][:2] == ["proxy score of this answer", "second judge of this answer"]
-    assert {one.name for one in frame.curves} >= {"proxy score", "second judge", "KL to the reference"}
+    assert [row[0] for row in frame.rows][:2] == ["proxy score of this answer", "held-out judge of this answer"]
+    assert {one.name for one in frame.curves} >= {"proxy score", "held-out judge", "KL to the reference"}

@@ -1,6 +1,6 @@
 """From the name of a judge in a configuration to something that scores responses.
 
-The same names serve for ``reward_model``, which PPO maximises, and for ``second_judge``, which it never sees:
+The same names serve for ``reward_model``, which PPO maximises, and for ``heldout_judge``, which it never sees:
 
 * the name of a registered source (:mod:`ppo_lib.models.registry`): its reward model, or its function, such as the word
   lexicon of ``stories:FOLDER``;
@@ -110,7 +110,7 @@ def read_published(name: str) -> tuple[str, dict[str, Any], PreTrainedTokenizerB
     """Where a published reward model lies, at which revision, and its tokenizer; errors as of the class below."""
     pinned = pinned_model(name)
     where, options = (pinned.name if pinned else name), {"revision": pinned and pinned.commit}
-    with refusals(name):
+    with judge_refusals(name):
         labels = AutoConfig.from_pretrained(where, trust_remote_code=False, **options).num_labels
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
     if labels != 1:
@@ -121,7 +121,7 @@ def read_published(name: str) -> tuple[str, dict[str, Any], PreTrainedTokenizerB
 
 
 @contextmanager
-def refusals(name: str) -> Iterator[None]:
+def judge_refusals(name: str) -> Iterator[None]:
     """Turn what goes wrong while a published reward model is loaded into one sentence with its name."""
     try:
         yield
@@ -146,7 +146,7 @@ class PublishedRewardModel:
         load: Any = AutoModelForSequenceClassification.from_pretrained
         options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
         dtype = torch.float32 if device.type == "cpu" else torch.float16  # it only reads: float16 is safe here
-        with refusals(name):
+        with judge_refusals(name):
             model, report = load(where, dtype=dtype, **options)
         if report["missing_keys"]:
             raise ConfigError(f"judge {name!r} {NO_REWARD_MODEL}")
@@ -163,8 +163,8 @@ class PublishedRewardModel:
         texts = [self.tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
         scores: list[float] = []
         for start in range(0, len(texts), self.microbatch):
-            piece = texts[start : start + self.microbatch]
-            inputs = self.tokenizer(piece, add_special_tokens=False, padding=True, return_tensors="pt")
+            microbatch = texts[start : start + self.microbatch]
+            inputs = self.tokenizer(microbatch, add_special_tokens=False, padding=True, return_tensors="pt")
             logits = self.model(**inputs.to(self.model.device)).logits
             scores += logits.squeeze(-1).float().tolist()
         return scores

@@ -9,8 +9,8 @@ from ppo_lib.models.loading import base_name, resolve
 from ppo_lib.trainers.configuration import ConfigError, load_yaml
 
 
-def load_speaker(name: str, device: str, chat_template: bool | None = None) -> tuple[Backbone, str | None]:
-    """The model in a folder and the adapter that it speaks with: a trained policy, or a plain model.
+def load_sampler(name: str, device: str, chat_template: bool | None = None) -> tuple[Backbone, str | None]:
+    """The model in a folder and the adapter that it samples with: a trained policy, or a plain model.
 
     Args:
         name: a run's folder, a model's folder, or a model's name.
