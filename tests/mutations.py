@@ -227,7 +227,7 @@ MUTATIONS: Table = {
         Mutation("scores not normalised", "RewardModel.score_batch", "(raw - self.mean) / self.std", "raw"),
         Mutation("cut-off responses scored with an EOS", "RewardModel.scores", "finished is not None", "False"),
     ],
-    ("test_ppo", "told_which or same_scores or look_on"): [
+    ("test_ppo", "told_which or same_scores or main_judge"): [
         Mutation("judge: cut-off responses taken for finished", "ask", "_.share(finished.tolist())", "None"),
         Mutation(
             "watch: cut-off responses taken for finished",
@@ -277,7 +277,7 @@ MUTATIONS: Table = {
         Mutation("critic: begins as the actor", "ActorCritic.__init__", "seed + CRITIC_SEED", "seed"),
     ],
     ("test_intervals", "covers_the_truth"): [
-        Mutation("interval: pairs of a ranking independent", "share_of_groups", "max(1.0, _)", "1.0"),
+        Mutation("interval: pairs of a ranking independent", "proportion_of_groups", "max(1.0, _)", "1.0"),
     ],
     ("test_sft", "evaluated_in_microbatches"): [
         Mutation("sft: evaluation of equal microbatches", "SFTTrainer.evaluate", "float(loss) * count", "float(loss)"),
@@ -441,7 +441,7 @@ MUTATIONS: Table = {
             "self.policy.evaluate(batch).logprobs",
         ),
         Mutation(
-            "dpo: microbatches weigh the same", "DPOTrainer.step", "out.loss * len(piece) / len(rows)", "out.loss"
+            "dpo: microbatches weigh the same", "DPOTrainer.step", "out.loss * len(microbatch) / len(rows)", "out.loss"
         ),
     ],
     ("test_grpo", "hand or group or mean or weights or pieces or padding or biases or bias or deviation"): [
@@ -542,13 +542,13 @@ MUTATIONS: Table = {
         Mutation("verifiable: first mark", "marked_number", "found[-1]", "found[0]"),
         Mutation(
             "verifiable: a dash is a minus",
-            "judges:NUMBER",
+            "judge_names:NUMBER",
             "NUMBER = _",
             r"NUMBER = _.replace(r'(?<!\w)[-+]', '[-+]')",
         ),
         Mutation(
             "verifiable: commas end a number",
-            "judges:NUMBER",
+            "judge_names:NUMBER",
             "NUMBER = _",
             r"NUMBER = _.replace(r'\d[\d,]*', r'\d+')",
         ),
@@ -630,8 +630,8 @@ MUTATIONS: Table = {
             "max(2**40, MAX_LOGITS // _)",
         ),
     ],
-    ("test_memory", "(second_judge or sft or widens) and not pocket"): [
-        Mutation("plan: no second judge", "memory_plan", "(config.second_judge, None)", "(None, None)"),
+    ("test_memory", "(heldout_judge or sft or widens) and not pocket"): [
+        Mutation("plan: no held-out judge", "memory_plan", "(config.heldout_judge, None)", "(None, None)"),
         Mutation("plan: a judge's backbone twice", "judge_bytes", "0 if shared else _", "0 if not shared else _"),
         Mutation("plan: a published judge in half precision", "judge_bytes", "4 if on_cpu else 2", "2"),
         Mutation("plan: a pair is one text", "plan_training", "1 if stage == 'sft' else 2", "1"),
@@ -745,7 +745,7 @@ MUTATIONS: Table = {
     ("test_cli", "before_it_trains"): [
         Mutation("align: temperature unchecked", "check_inputs", "check_temperature(ppo, how)", "pass"),
         Mutation("align: pairs unchecked", "check_inputs", "load_pairs(how.pairs)", "pass"),
-        Mutation("align: second judge unchecked", "check_inputs", "check_judge(ppo.second_judge, ...)", "pass"),
+        Mutation("align: held-out judge unchecked", "check_inputs", "check_judge(ppo.heldout_judge, ...)", "pass"),
     ],
     ("test_actor_critic", "no_hub_is_asked"): [
         Mutation(

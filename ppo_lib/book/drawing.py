@@ -49,9 +49,6 @@ def spaced(length: int, most: int) -> list[int]:
     return [i * (length - 1) // (most - 1) for i in range(most)]
 
 
-TINY = 1e-300  # no axis is narrower: between subnormal numbers there is no room for steps
-
-
 @dataclass(frozen=True)
 class Axis:
     """An interval, its ticks, and whether it is logarithmic."""
