@@ -444,7 +444,7 @@ MUTATIONS: Table = {
             "dpo: microbatches weigh the same", "DPOTrainer.step", "out.loss * len(microbatch) / len(rows)", "out.loss"
         ),
     ],
-    ("test_grpo", "hand or group or mean or weights or pieces or padding or biases or bias or deviation"): [
+    ("test_grpo", "hand or group or mean or weights or microbatches or padding or biases or bias or deviation"): [
         Mutation("grpo: no baseline", "group_advantages", "groups - _", "groups - 0 * _"),
         Mutation(
             "grpo: baseline of the whole batch", "group_advantages", "groups.mean(dim=1, keepdim=True)", "groups.mean()"
