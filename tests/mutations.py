@@ -291,16 +291,16 @@ MUTATIONS: Table = {
     ],
     ("test_rollout", ""): [
         Mutation("sampling: temperature dropped", "pick", "backbone.logits(_) / temperature", "backbone.logits(_)"),
-        Mutation("sampling: one eos id only", "sample", "torch.isin(tokens, eos)", "tokens == eos[0]"),
+        Mutation("sampling: one eos id only", "decode", "torch.isin(tokens, eos)", "tokens == eos[0]"),
         Mutation(
             "sampling: eos not counted",
-            "sample",
+            "decode",
             "lengths += ~finished",
             "lengths += ~(finished | torch.isin(tokens, eos))",
         ),
         Mutation(
             "sampling: position ids of columns",
-            "sample",
+            "decode",
             "attention.cumsum(dim=1)",
             "torch.ones_like(attention).cumsum(dim=1)",
         ),
@@ -672,17 +672,17 @@ MUTATIONS: Table = {
     ("test_processes", "three or one_row or same_bits or sampling"): [
         Mutation(
             "shared rollout: everybody's noise is the first's",
-            "sample_together",
-            "noise[mine.start : mine.stop]",
-            "noise[: len(mine)]",
+            "sample",
+            "noise[own.start : own.stop]",
+            "noise[: len(own)]",
         ),
-        Mutation("shared rollout: unused numbers are gone", "sample_together", "generator.set_state(before)", "pass"),
-        Mutation("shared rollout: padding counted", "sample_together", "row[:n]", "row"),
+        Mutation("shared rollout: unused numbers are gone", "sample", "source.set_state(before)", "pass"),
+        Mutation("shared rollout: padding counted", "sample", "row[:n]", "row"),
         Mutation(
             "shared rollout: own prompts for all",
-            "sample_together",
+            "sample",
             "pad_pairs(prompts, ...)",
-            "pad_pairs(own * world.size, ...)",
+            "pad_pairs([prompts[i] for i in own] * world.size, ...)",
         ),
     ],
     ("test_cli", "chat_template_that"): [

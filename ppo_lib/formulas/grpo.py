@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppo_lib.formulas.kl import kl_estimate
 from ppo_lib.formulas.losses import PolicyLoss, clipped_policy_loss
-from ppo_lib.formulas.masking import check_mask, fill_padding, shape_of
+from ppo_lib.formulas.masking import check_mask, fill_padding, is_trusted, shape_of
 
 SCALES = ("group", "none")
 AVERAGES = ("response", "token", "budget")
@@ -131,7 +131,7 @@ def grpo_loss(
         raise ValueError(f"advantages has shape {shape_of(advantages)}, but must be (B,) = ({len(mask)},)")
     keep = check_mask(mask)
     weights = fill_padding("weights", weights, keep).detach()
-    if bool((weights < 0).any()):
+    if not is_trusted() and bool((weights < 0).any()):
         raise ValueError("weights holds a negative number, which would turn a token's objective round")
     # min(rho A, clip(rho) A) is homogeneous in A: a weight of the loss may stand before the advantage.
     weighted = advantages.unsqueeze(1) * weights

@@ -5,14 +5,12 @@ tokens that were sampled *from pi_theta*; :func:`kl_exact` needs both distributi
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ppo_lib.formulas.masking import shape_of
 
-KLKind = Literal["k1", "k2", "k3"]
 _FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda d: d,
     "k2": lambda d: d.square() / 2,

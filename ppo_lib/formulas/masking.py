@@ -31,6 +31,11 @@ def trusted() -> Iterator[None]:
         _TRUSTED.reset(token)
 
 
+def is_trusted() -> bool:
+    """Whether :func:`trusted` is open."""
+    return _TRUSTED.get()
+
+
 def shape_of(x: object) -> str:
     """The shape of ``x`` as it is shown in error messages."""
     return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
@@ -48,7 +53,7 @@ def check_mask(mask: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         raise ValueError(f"mask has shape {shape_of(mask)}, but must be (B, T), one row per response")
     keep = mask.bool()
-    if _TRUSTED.get():
+    if is_trusted():
         return keep
     if mask.dtype != torch.bool and not bool((mask == keep).all()):
         raise ValueError("mask holds values other than 0 and 1; weight the loss, not the mask")
@@ -93,7 +98,7 @@ def fill_padding(name: str, x: Tensor, keep: Tensor, value: float = 0.0) -> Tens
     if not x.is_floating_point():
         raise ValueError(f"{name} has dtype {x.dtype}, but must be floating point")
     filled = torch.where(keep, x, torch.full_like(x, value))
-    if not _TRUSTED.get() and not bool(torch.isfinite(filled).all()):
+    if not is_trusted() and not bool(torch.isfinite(filled).all()):
         raise ValueError(f"{name} is NaN or infinite at a counted token; find where it comes from first")
     return filled
 

@@ -35,7 +35,7 @@ class Backbone(nn.Module):
         tokenizer: its tokenizer.
         name: where it came from; saved with adapters, so that they find their base again.
         chat_template: put every prompt into the tokenizer's chat template.
-        world: those that hold the model's parts together; by default it is whole.
+        world: the processes that hold the model together, a part each; by default it is whole here.
 
     Attributes:
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
     ) -> "Backbone":
         """Load a model and its tokenizer onto a device; arguments and errors as :func:`load_causal_lm`.
 
-        World that want it sharded hold it together, a part each.
+        The processes of a sharded world hold it together, a part each.
         """
         causal_lm, tokenizer = load_causal_lm(path, dtype)
         world.place(causal_lm, device)

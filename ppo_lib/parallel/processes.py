@@ -185,4 +185,4 @@ def missing(error: RuntimeError) -> str:
 
 def of_an_exchange(error: RuntimeError) -> bool:
     """Whether it comes from gloo or NCCL, as where torch gathers the parts of a sharded model on its own."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or (dist.is_initialized() and "gloo" in str(error))

@@ -140,7 +140,7 @@ def read_file(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
     """
     path = Path(source)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines, see ppo_lib.book.jsonl.parse_lines
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, see ppo_lib.book.jsonl.parse_lines
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(

@@ -61,7 +61,7 @@ class RunFolder:
     Args:
         path: where the run lives; nothing is written before the run begins.
         resume: go on with what the folder holds; an absent or empty one starts afresh.
-        world: those of the run; all read the folder, and the first one writes.
+        world: the processes of the run; all read the folder, and the first one writes.
 
     Raises:
         ConfigError: the path is a file, or a folder that is not empty while ``resume`` is False, or

@@ -185,6 +185,8 @@ def import_function(name: str, key: str = "reward_model") -> Callable[[list[str]
         sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
+    except SystemExit as error:
+        raise RuntimeError(f"{key} is {name!r}, whose module called sys.exit({error.code!r})") from error
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise  # what goes wrong inside the user's module is found by its traceback, as all its other errors are

@@ -52,9 +52,13 @@ def sample(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     static_cache: bool | None = None,
+    world: World = ALONE,
     **refused: object,
 ) -> Sampled:
     """Sample one response for each prompt.
+
+    The random numbers belong to rows and steps. Of several processes, each draws those of the whole batch and uses the
+    ones of its rows: what is sampled depends neither on how many processes there are, nor on budget and cache.
 
     Args:
         backbone: the model.
@@ -63,12 +67,12 @@ def sample(
         temperature: above 0 to sample; 0 takes the likeliest token.
         adapter: the role that samples: ``"policy"``, or ``None`` for the reference.
         generator: source of randomness, on the backbone's device; torch's own for that device if not given. It gives
-            one number per row and step until the last response has ended, so the state that it is left in depends
-            neither on the budget nor on the cache.
+            one number per row and step until the last response has ended, and is left in the state after them.
         noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
         static_cache: decode with a cache of fixed size, as CUDA graphs on a GPU (:mod:`ppo_lib.sampling.decoding`):
             from one seed the same tokens, sooner. ``None`` does so on a GPU, for models whose layers all see
             everything, unless ``PPO_LIB_CUDA_GRAPHS`` is 0 in the environment.
+        world: the processes that share the rows; every one of them gets all responses.
 
     Returns:
         :class:`Sampled`, whose response width is the longest response's length.
@@ -95,9 +99,37 @@ def sample(
         raise ValueError(
             f"static_cache is set, but {backbone.name!r} is sharded or has layers that do not see all; leave it out"
         )
-    if noise is None and temperature > 0:  # it draws the numbers, and comes back here with them
-        how = max_new_tokens, temperature, adapter, generator, static_cache
-        return sample_together(ALONE, backbone, prompts, *how)
+    drawing = noise is None and temperature > 0
+    source = generator or default_generator(backbone.device)
+    before = source.get_state()
+    if drawing:
+        noise = random_numbers(max_new_tokens, rows, source).T
+    own = world.share(range(rows))
+    part = None if noise is None else noise[own.start : own.stop]
+    sampled = decode(backbone, [prompts[i] for i in own], max_new_tokens, temperature, adapter, part, static_cache)
+    if world.size > 1:
+        pairs = zip(sampled.batch.responses, sampled.batch.response_lengths.tolist(), strict=True)
+        responses = world.gather([row[:n].tolist() for row, n in pairs])
+        finished = world.gather(sampled.finished.tolist())
+        batch = pad_pairs(prompts, responses, backbone.pad_token_id).to(backbone.device)
+        sampled = Sampled(batch, torch.tensor(finished, device=backbone.device))
+    if drawing:  # numbers for steps that no response needed go back: a budget must not change what follows
+        source.set_state(before)
+        random_numbers(sampled.batch.responses.shape[1], rows, source)
+    return sampled
+
+
+def decode(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    adapter: str | None,
+    noise: Tensor | None,
+    static_cache: bool | None,
+) -> Sampled:
+    """The loop of :func:`sample`, whose arguments it takes: token after token until every response has ended."""
+    rows, width = len(prompts), max(map(len, prompts))
     device = backbone.device
     eos = torch.tensor(backbone.eos_token_ids, device=device)
     sequences = torch.full((rows, width + max_new_tokens), backbone.pad_token_id, device=device)
@@ -207,51 +239,6 @@ def generate_text(
     ids = backbone.encode_prompts(prompts)
     sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
     return decode_responses(backbone.tokenizer, sampled.batch)
-
-
-@torch.no_grad()
-def sample_together(
-    world: World,
-    backbone: Backbone,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-    adapter: str | None,
-    generator: torch.Generator | None,
-    static_cache: bool | None = None,
-) -> Sampled:
-    """Sample one response for each prompt, each process its share, and give every process all of them.
-
-    The random numbers belong to rows: each process draws those of the whole batch and uses the ones of its rows. So
-    what is sampled does not depend on how many processes there are.
-
-    Args:
-        world: who shares the work.
-        generator: source of randomness, in the same state on every process; it is left in the same state.
-        backbone, prompts, max_new_tokens, temperature, adapter, static_cache: as :func:`sample` takes them.
-
-    Raises:
-        ValueError: as :func:`sample`.
-    """
-    if generator is None:
-        generator = default_generator(backbone.device)
-    before, rows, noise = generator.get_state(), len(prompts), None
-    if temperature > 0:
-        noise = random_numbers(max_new_tokens, rows, generator).T
-    mine = world.share(range(rows))
-    part = None if noise is None else noise[mine.start : mine.stop]
-    own = [prompts[i] for i in mine]
-    sampled = sample(backbone, own, max_new_tokens, temperature, adapter, noise=part, static_cache=static_cache)
-    if world.size > 1:
-        pairs = zip(sampled.batch.responses, sampled.batch.response_lengths.tolist(), strict=True)
-        responses = world.gather([row[:n].tolist() for row, n in pairs])
-        finished = world.gather(sampled.finished.tolist())
-        batch = pad_pairs(prompts, responses, backbone.pad_token_id).to(backbone.device)
-        sampled = Sampled(batch, torch.tensor(finished, device=backbone.device))
-    if noise is not None:  # numbers for steps that no response needed go back: a budget must not change what follows
-        generator.set_state(before)
-        random_numbers(sampled.batch.responses.shape[1], rows, generator)
-    return sampled
 
 
 def random_numbers(steps: int, rows: int, generator: torch.Generator) -> Tensor:

@@ -109,7 +109,10 @@ def ask(
     own = world.share(texts)
     if isinstance(function, RewardModel):
         function = partial(function.scores, finished=None if finished is None else world.share(finished.tolist()))
-    given: Any = function(world.share(prompts), own)
+    try:
+        given: Any = function(list(world.share(prompts)), list(own))  # its own lists: it may do with them what it likes
+    except SystemExit as error:  # or the run would end here without a word, and without an error to whoever called it
+        raise RuntimeError(f"the reward function {name_of(function)} called sys.exit({error.code!r})") from error
     if isinstance(given, Iterator):
         given = list(given)  # a generator runs here, outside of the `try` below: its errors are its own
     try:
@@ -117,10 +120,9 @@ def ask(
             raise TypeError("no list of numbers")
         answer = [float(x) for x in given]
     except (TypeError, ValueError) as error:
-        name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
         what = f"{reprlib.repr(given)} of type {type(given).__name__}"
         raise BadInput(
-            f"the reward function {name} returned {what}; return a list of one number per response"
+            f"the reward function {name_of(function)} returned {what}; return a list of one number per response"
         ) from error
     if len(answer) != len(own):
         raise BadInput(f"the reward function returned {len(answer)} scores for {len(own)} responses")
@@ -129,3 +131,8 @@ def ask(
         row = int((~torch.isfinite(scores)).nonzero()[0])
         raise BadInput(f"the reward of response {row} ({texts[row][:40]!r}) is {float(scores[row])}; it must be finite")
     return scores
+
+
+def name_of(function: Any) -> str:
+    """``module:function``, as a configuration names it."""
+    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"

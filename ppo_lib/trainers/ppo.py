@@ -11,7 +11,8 @@ One iteration is eight steps, numbered here as in chapter 10:
 7. update: a few epochs of minibatches on this one batch, with the clipped loss;
 8. adapt beta, and report.
 
-Steps 1 to 6 are :meth:`PPOTrainer.collect`, step 7 is :meth:`PPOTrainer.update` with :meth:`PPOTrainer.loss`.
+Steps 2 to 6 are :meth:`PPOTrainer.collect`, step 7 is :meth:`PPOTrainer.update` with :meth:`PPOTrainer.loss`; steps 1
+and 8 stand around them in :meth:`PPOTrainer.step`.
 
 Simplifications, on purpose: text in, text out (no tools, no several turns); the value after a truncated
 response is 0; a constant learning rate.
@@ -36,7 +37,7 @@ from ppo_lib.models.device import clock, peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch, decode_responses
 from ppo_lib.models.world import ALONE, World
-from ppo_lib.sampling.rollout import sample_together
+from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.experience import Experience, describe, sample_rows
 from ppo_lib.trainers.judging import RewardFunction, judge, watch
@@ -214,8 +215,14 @@ class PPOTrainer:
         """One response to each prompt, sampled from the policy's own distribution; ``(B,)``, which ones ended."""
         config, actor = self.config, self.policy.actor
         prompts = [self.prompt_ids[row] for row in rows]
-        sampled = sample_together(
-            self.world, actor.backbone, prompts, config.max_new_tokens, config.temperature, actor.adapter, generator
+        sampled = sample(
+            actor.backbone,
+            prompts,
+            config.max_new_tokens,
+            config.temperature,
+            actor.adapter,
+            generator,
+            world=self.world,
         )
         return sampled.batch, sampled.finished
 
@@ -242,7 +249,7 @@ class PPOTrainer:
         """
         config = self.config
         seen = torch.zeros((4, *batch.mask.shape), dtype=self.backbone.head_dtype, device=self.device)
-        for minibatch in torch.arange(len(batch), device=self.device).split(config.minibatch):
+        for minibatch in minibatches(len(batch), config.minibatch, 1, self.generator):
             for rows, _ in microbatches(minibatch, batch, config.microbatch, self.world):
                 part = batch.select(rows)
                 now = self.policy.evaluate(part, config.temperature)
@@ -254,7 +261,7 @@ class PPOTrainer:
 
     def check_first_ratio(self, error: float) -> None:
         """Warn when the first minibatch's ratios are not 1: before any update they must be."""
-        if self.world.first and error > (1e-6 if self.backbone.causal_lm.dtype == torch.float32 else 1e-2):
+        if self.world.first and error > (1e-2 if self.backbone.causal_lm.dtype.itemsize < 4 else 1e-6):
             warnings.warn(
                 f"the ratio of the first minibatch is off by {error:.1e} although nothing has been learned yet: old "
                 "and new log-probs are computed in different ways (dropout, temperature, padding or dtype)",

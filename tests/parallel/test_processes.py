@@ -25,9 +25,9 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.world import ALONE, World
-from ppo_lib.parallel.processes import Processes, ProcessLost
+from ppo_lib.parallel.processes import Processes, ProcessLost, of_an_exchange
 from ppo_lib.run.folders import RunFolder, fit
-from ppo_lib.sampling.rollout import sample, sample_together
+from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.dpo import DPOTrainer
 from ppo_lib.trainers.grpo import GRPOTrainer
@@ -198,14 +198,14 @@ def test_the_other_stages_on_two_processes_are_those_of_one(folder, tmp_path, tr
 # ------------------------------------------------------------------------------------------------------------ sampling
 
 
-def test_sampling_together_leaves_the_generator_where_sampling_alone_leaves_it(folder):
+def test_sampling_leaves_the_generator_where_it_was_needed_whatever_the_budget(folder):
     """So a run does not depend on the number of processes, nor on a budget that no response needed."""
     backbone = Backbone.from_pretrained(folder)
     ids = [[5, 6, 7], [8], [9, 10]]
     generators = [torch.Generator().manual_seed(3) for _ in range(3)]
     expected = sample(backbone, ids, 30, 1.0, None, generators[0])
     for generator, budget in zip(generators[1:], (30, 60), strict=True):
-        got = sample_together(ALONE, backbone, ids, budget, 1.0, None, generator)
+        got = sample(backbone, ids, budget, 1.0, None, generator)
         assert torch.equal(got.batch.sequences, expected.batch.sequences)
         assert torch.equal(generator.get_state(), generators[0].get_state())
     assert expected.batch.responses.shape[1] < 30  # the budget was not used up, or this test would show nothing
@@ -455,3 +455,7 @@ def test_bad_input_under_accelerate_is_told_without_a_traceback_of_ours(place):
     assert done.returncode != 0
     assert "ppo_lib: minibatch is 1, but 2 processes share it; give each at least one" in done.stderr
     assert not (place / "refused").exists()
+
+
+def test_an_error_of_ones_own_that_speaks_of_gloo_is_no_lost_process():
+    assert not of_an_exchange(RuntimeError("the igloo has melted"))

@@ -150,3 +150,9 @@ def test_without_the_package_datasets_the_remedy_is_named(monkeypatch):
 def test_worlds_without_exact_answers_have_no_problems():
     with pytest.raises(ValueError, match="'pocket' has no exact answers"):
         load_problems("pocket")
+
+
+def test_a_mark_of_byte_order_at_the_beginning_of_a_file_is_no_text(tmp_path):
+    path = tmp_path / "marked.jsonl"
+    path.write_text('{"prompt": "a"}\n', encoding="utf-8-sig")
+    assert load_prompts(str(path)) == ["a"]

@@ -638,3 +638,37 @@ def test_optimizer_steps_are_counted(build):
 def test_prompts_that_cannot_be_used_are_refused_before_training(build_tiny, prompts, words):
     with pytest.raises(ValueError, match=words):
         PPOTrainer(PPOConfig(**SMALL), ActorCritic(build_tiny()), prompts, length)
+
+
+# ------------------------------------------------------------------------------- reward functions that do odd things
+
+
+def test_a_reward_function_gets_lists_of_its_own(build):
+    def greedy(prompts, responses):
+        scores = [1.0] * len(responses)
+        prompts.clear()
+        responses[:] = ["X"]
+        return scores
+
+    experience = build(reward=greedy).collect(range(7))
+    assert experience.prompts == PROMPTS
+    assert "X" not in experience.texts
+    assert len(experience.texts) == 7
+
+
+def leaves(prompts, responses):
+    raise SystemExit(0)
+
+
+def test_a_reward_function_that_leaves_the_program_is_named(build):
+    with pytest.raises(RuntimeError, match=r"the reward function .*test_ppo:leaves called sys.exit\(0\)"):
+        build(reward=leaves).collect(range(7))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_whole_precision_has_no_excuse_for_a_first_ratio_that_is_not_1(build, dtype):
+    trainer = build(dtype=dtype)
+    e = trainer.collect(list(range(7)) * 2)
+    e.logprobs += 1e-4 * e.batch.mask
+    with pytest.warns(UserWarning, match="ratio of the first minibatch is off by"):
+        trainer.update(e)
