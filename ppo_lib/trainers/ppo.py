@@ -235,10 +235,10 @@ class PPOTrainer:
             prompts,
             texts,
             batch,
-            config.microbatch,
-            config.normalize_scores,
-            self.world,
-            finished,
+            microbatch=config.microbatch,
+            normalize=config.normalize_scores,
+            world=self.world,
+            finished=finished,
         )
 
     def look_again(self, batch: TokenBatch) -> tuple[Tensor, ...]:
