@@ -40,7 +40,7 @@ def lab(tmp_path):
     """The address of a JupyterLab that holds one notebook with one explorer."""
     if shutil.which("jupyter-lab", path=os.path.dirname(sys.executable)) is None:
         pytest.skip("JupyterLab is not installed in this environment")
-    cell = nbformat.v4.new_code_cell("from ppo_lib import explorers\n\nexplorers.gae()")
+    cell = nbformat.v4.new_code_cell("from ppo_lib.book import explorers\n\nexplorers.gae()")
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "live.ipynb")
     with socket.socket() as probe:
