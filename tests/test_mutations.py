@@ -304,6 +304,7 @@ def test_a_mutation_is_not_noticed_by_tests_that_cannot_tell(tmp_path):
     assert run(tmp_path, {}) == (1, ["0 mutations, 0 not noticed"])
 
 
+@pytest.mark.slow
 @forks
 def test_a_loop_without_an_end_is_ended(tmp_path):
     plant(tmp_path, sums=SUMS, test_sums=TESTS)

@@ -206,6 +206,7 @@ def test_a_saved_adapter_loads_in_plain_peft_and_the_merged_model_in_plain_trans
     torch.testing.assert_close(merged, ours, atol=1e-4, rtol=1e-4)  # the sum is taken before instead of after
 
 
+@pytest.mark.slow
 def test_the_same_adapter_gives_the_same_files_in_every_process(tiny_folder, tmp_path):
     """PEFT keeps names of layers in a set, whose order depends on the process's hash seed."""
     program = (

@@ -96,6 +96,7 @@ def test_sampled_sft_answers_are_mixed_and_imperfect(sft: Backbone):
     assert statistics.stdev(len(a.split()) for a in answers) > 3
 
 
+@pytest.mark.slow
 def test_stored_comparisons():
     train, heldout = pocket.rankings("train"), pocket.rankings("heldout")
     assert {r.prompt for r in train} <= set(pocket.prompts("train"))
@@ -108,6 +109,7 @@ def test_stored_comparisons():
         pocket.rankings("all")
 
 
+@pytest.mark.slow
 def test_the_reward_model_is_within_three_points_of_the_best(reward_model: RewardModel):
     pairs = pocket.preference_pairs("heldout")
     accuracy = RewardTrainer(RewardConfig(), reward_model, pairs).evaluate(pairs)["accuracy"]

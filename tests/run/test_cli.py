@@ -511,6 +511,7 @@ def a_run_of_mine(world, folder, monkeypatch, fault):
     return ["train", "ppo", "--config", world["recipe"], "--quiet", *settings, "--out"]
 
 
+@pytest.mark.slow
 def test_a_fault_in_a_users_reward_function_shows_its_own_line_and_the_mended_run_goes_on(world, tmp_path, monkeypatch):
     arguments = a_run_of_mine(world, tmp_path, monkeypatch, 'int("That")')
     failed = command(*arguments, "run", cwd=tmp_path)
@@ -720,6 +721,7 @@ def test_align_prints_before_and_after_and_writes_the_report(aligned):
     assert result["prompts"] == 8
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_bad_input(aligned):
     out, _ = aligned
     process = subprocess.Popen(

@@ -278,6 +278,7 @@ def in_a_child(action):
     return not os.WIFSIGNALED(status)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_any_act_on_the_disk_a_run_resumes_to_the_same_end(tmp_path, monkeypatch):
     run_all(tmp_path / "whole")
