@@ -8,6 +8,20 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# Each asks the device once.
+ASKS = {
+    "a condition": lambda x: bool(x.any()),
+    "a number": lambda x: x.sum().item(),
+    "a copy to the host": lambda x: x.cpu(),
+    "a list": lambda x: x.tolist(),
+    "a choice of rows": lambda x: x[x > 0],
+    "positions": lambda x: x.nonzero(),
+    "different values": lambda x: x.unique(),
+    "an assignment to chosen rows": lambda x: x.__setitem__(x > 0, 0),
+    "repeats": lambda x: x.repeat_interleave(x),
+    "whether they are equal": lambda x: torch.equal(x, x + 0),
+}
+
 # Operators that give the host a number, or whose result has a shape that depends on numbers.
 ASKING = {
     *("aten._local_scalar_dense", "aten.item", "aten.is_nonzero", "aten.equal", "aten.allclose"),

@@ -286,6 +286,26 @@ MUTATIONS: Table = {
         Mutation("trusted: for ever", "trusted", "_TRUSTED.reset(token)", "pass"),
         Mutation("trusted: never", "trusted", "_TRUSTED.set(True)", "_TRUSTED.set(False)"),
     ],
+    ("test_world", "prepared"): [
+        Mutation("gpu: not prepared", "World.place", "prepare(...)", "pass"),
+    ],
+    ("test_microbatches", ""): [
+        Mutation("meter: microbatches weigh the same", "Meter.add", "weight * part.detach().double()", "part.double()"),
+        Mutation("meter: first error unseen", "Meter.step", "_.largest(float(torch.stack(self.errors).max()))", "0.0"),
+        Mutation("meter: mean of sums", "Meter.means", "_.total(float(total))[0] / self.steps", "float(total)"),
+        Mutation("minibatches: never shuffled", "minibatches", "if epoch: ...", "pass"),
+        Mutation("minibatches: another order for the first epoch", "minibatches", "if epoch: ...", "..."),
+    ],
+    ("test_ppo", "first_minibatch or no_excuse or lists_of_its_own"): [
+        Mutation(
+            "look again: other columns",
+            "PPOTrainer.look_again",
+            "seen[:, rows, : part.responses.shape[1]] = columns",
+            "seen[:, rows, -part.responses.shape[1] :] = columns",
+        ),
+        Mutation("judge: its lists are ours", "ask", "function(list(_1), list(_2))", "function(_1, _2)"),
+        Mutation("first ratio: float64 is half", "PPOTrainer.check_first_ratio", "_.itemsize < 4", "_.itemsize != 4"),
+    ],
     ("test_grpo", "false_alarm"): [
         Mutation("grpo: weights of other rows", "GRPOTrainer.update", "weights[rows]", "weights[: len(rows)]"),
     ],

@@ -13,11 +13,11 @@ from ppo_lib.models.device import peak_memory_bytes
 from ppo_lib.models.tokens import TokenBatch
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.trainers.configuration import DPOConfig
-from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of, warmup_then_decay
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, WithoutSamples, warmup_then_decay
 from ppo_lib.trainers.reward import Pair
 
 
-class DPOTrainer:
+class DPOTrainer(WithoutSamples):
     """Trains the actor's adapter on comparisons, one optimizer step per iteration.
 
     The reference is the same backbone with its adapters off. The critic's head is there and is not used.
@@ -102,15 +102,6 @@ class DPOTrainer:
             for name, value in measures(*self.loss(self.encode(chunk))).items():
                 totals[name] = totals.get(name, 0.0) + value * len(chunk) / len(pairs)
         return totals
-
-    def samples(self) -> list[dict[str, object]]:
-        return []
-
-    def state(self) -> State:
-        return state_of(self)
-
-    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter, the unused value head and the tokenizer: what PPO would write, by the first process."""

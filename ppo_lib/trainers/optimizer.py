@@ -217,6 +217,22 @@ def restore(trainer: Resumable, tensors: dict[str, Tensor], values: dict[str, ob
     trainer.iteration = int(values["iteration"])  # type: ignore[call-overload]
 
 
+class WithoutSamples:
+    """The face of a trainer that shows no samples and draws no other random numbers: SFT, reward model, DPO."""
+
+    def samples(self) -> list[dict[str, object]]:
+        """None: nothing is sampled on the way."""
+        return []
+
+    def state(self: Resumable) -> State:
+        """All that the next iteration depends on; see :class:`Trainer`."""
+        return state_of(self)
+
+    def load_state(self: Resumable, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
+        """Go back to a state; what follows is bit for bit what would have followed."""
+        restore(self, tensors, values)
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The same tensor, or a float32 copy of one in half precision."""
     return tensor if tensor.dtype.itemsize >= 4 else tensor.float()

@@ -21,7 +21,7 @@ from ppo_lib.models.device import peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.trainers.configuration import RewardConfig
-from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of, warmup_then_decay
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, WithoutSamples, warmup_then_decay
 
 Pair = tuple[str, str, str]  # prompt, chosen, rejected
 
@@ -48,7 +48,7 @@ def rankings_of(pairs: Sequence[Pair], largest: int) -> list[list[Pair]]:
     return found
 
 
-class RewardTrainer:
+class RewardTrainer(WithoutSamples):
     """Trains a reward model on comparisons, one optimizer step per iteration.
 
     Args:
@@ -136,15 +136,6 @@ class RewardTrainer:
         chosen, rejected = self.compare(pairs)
         accuracy = float((chosen > rejected).double().mean())
         return {"loss": float(bradley_terry_loss(chosen, rejected)), "accuracy": accuracy}
-
-    def samples(self) -> list[dict[str, object]]:
-        return []
-
-    def state(self) -> State:
-        return state_of(self)
-
-    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
         if self.world.first:

@@ -17,10 +17,10 @@ from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.device import peak_memory_bytes
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.trainers.configuration import SFTConfig
-from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of, warmup_then_decay
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, WithoutSamples, warmup_then_decay
 
 
-class SFTTrainer:
+class SFTTrainer(WithoutSamples):
     """Fine-tunes a backbone on demonstrations, one optimizer step per iteration.
 
     Args:
@@ -124,15 +124,6 @@ class SFTTrainer:
             loss, count = self.loss(prompts, responses)
             total, tokens = total + float(loss) * count, tokens + count
         return total / tokens
-
-    def samples(self) -> list[dict[str, object]]:
-        return []
-
-    def state(self) -> State:
-        return state_of(self)
-
-    def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        restore(self, tensors, values)
 
     def save(self, folder: str | Path) -> None:
         """Write the whole model in hub format, an adapter merged into its weights."""

@@ -2,23 +2,10 @@
 
 import pytest
 import torch
-from host_requests import host_requests
+from host_requests import ASKS, host_requests
 from tiny import PROMPTS, randomise
 
 from ppo_lib.models.actor_critic import ActorCritic
-
-ASKS = {
-    "a condition": lambda x: bool(x.any()),
-    "a number": lambda x: x.sum().item(),
-    "a copy to the host": lambda x: x.cpu(),
-    "a list": lambda x: x.tolist(),
-    "a choice of rows": lambda x: x[x > 0],
-    "positions": lambda x: x.nonzero(),
-    "different values": lambda x: x.unique(),
-    "an assignment to chosen rows": lambda x: x.__setitem__(x > 0, 0),
-    "repeats": lambda x: x.repeat_interleave(x),
-    "whether they are equal": lambda x: torch.equal(x, x + 0),
-}
 
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)

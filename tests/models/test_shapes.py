@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import host_requests
 import pytest
 import torch
 import transformers
@@ -134,15 +135,7 @@ def test_a_step_asks_the_device_nothing(on_meta, config):
 
 
 ASKS = {
-    "a condition": lambda x: bool(x.any()),
-    "a number": lambda x: x.sum().item(),
-    "a copy to the host": lambda x: x.cpu(),
-    "a list": lambda x: x.tolist(),
-    "a choice of rows": lambda x: x[x > 0],
-    "positions": lambda x: x.nonzero(),
-    "different values": lambda x: x.unique(),
-    "an assignment to chosen rows": lambda x: x.__setitem__(x > 0, 0),
-    "repeats": lambda x: x.repeat_interleave(x),
+    **host_requests.ASKS,
     "a tensor made on the host": lambda x: torch.tensor([3], device=x.device),
     "an index made on the host": lambda x: x[torch.tensor([0, 1])],
 }

@@ -45,3 +45,16 @@ def test_alone_every_tensor_is_whole_and_a_model_lies_where_it_is_put():
     model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes))
     ALONE.place(model, "meta")
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_a_device_is_prepared_before_a_model_goes_there(monkeypatch):
+    """Without that, attention by cuDNN gives NaN gradients on some GPUs."""
+    done = []
+    monkeypatch.setattr("ppo_lib.models.world.prepare", lambda device: done.append(str(device)))
+
+    class Model:
+        def to(self, device):
+            done.append("moved")
+
+    ALONE.place(Model(), "cuda")
+    assert done == ["cuda", "moved"]
