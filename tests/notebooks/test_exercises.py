@@ -71,7 +71,7 @@ def test_the_stub_fails_its_check_and_gets_no_hint(path: Path, name: str):
     message = printed(check)
     assert message.startswith("not yet: ")
     assert len(message) > len("not yet: ") + 15
-    assert message.endswith("nothing there yet") or message.endswith("in the cell above"), "a stub is no attempt"
+    assert message.endswith(("nothing there yet", "in the cell above")), "a stub is no attempt"
 
 
 @pytest.mark.parametrize(("path", "name"), EXERCISES)
