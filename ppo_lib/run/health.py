@@ -434,7 +434,7 @@ LEAPS: list[tuple[str, float, float, str, str, str]] = [
 def leaping(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
     """A single iteration far outside what was usual in those before it, which a running mean would hide."""
     before = 2 * WINDOW
-    for metric, times, beyond, *words in LEAPS:
+    for metric, times, beyond, symptom, cause, remedy in LEAPS:
         measured = [row for row in rows if metric in row]
         values = column(measured, metric)
         if len(values) <= before or (averaged(values, WINDOW) > bands()[metric].high).any():
@@ -444,7 +444,8 @@ def leaping(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
         if far.any():
             first = before + int(np.argmax(far))
             place, value = int(measured[first]["iteration"]), float(values[first])
-            yield Finding(metric, place, value, f"near {usual[first - before]:.2g}", *words)
+            band = f"near {usual[first - before]:.2g}"
+            yield Finding(metric, place, value, band, symptom, cause, remedy)
 
 
 def rising_loss(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
