@@ -8,7 +8,7 @@ from typing import Any
 
 from ppo_lib.models import registry
 from ppo_lib.models.hub import current
-from ppo_lib.models.world import World
+from ppo_lib.models.world import ALONE, World
 from ppo_lib.parallel.processes import Processes
 from ppo_lib.run.data import load_pairs, load_prompts
 from ppo_lib.run.evaluation import (
@@ -26,6 +26,7 @@ from ppo_lib.run.health import diagnose
 from ppo_lib.run.judge_names import check_judge
 from ppo_lib.run.machines import free_memory, pick_device
 from ppo_lib.run.memory import memory_plan
+from ppo_lib.run.ranking import SPLITS, RankConfig, load_labeler, load_ranker
 from ppo_lib.run.report import write_report
 from ppo_lib.run.samplers import load_sampler
 from ppo_lib.run.stages import CONFIGS, build, describe_batches
@@ -41,8 +42,10 @@ from ppo_lib.trainers.configuration import (
     to_mapping,
 )
 
-ALIGNED = ("sft", "reward", "ppo")  # the stages of ``align``; those that a recipe has besides are for ``train``
-SECTIONS = {*CONFIGS, "evaluation"}
+ALIGNED = ("sft", "rank", "reward", "ppo")  # the stages of ``align``; those that a recipe has besides are for ``train``
+SECTIONS = {*CONFIGS, "rank", "evaluation"}
+ALIGNMENTS = ({"sft", "reward", "ppo"}, {"rank", "reward", "ppo"}, {"sft", "rank", "reward", "ppo"}, {"ppo"})
+RANKED = "../rank/rankings/train.jsonl"  # where a stage of ``align`` finds the rankings
 
 
 def read_sections(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -85,6 +88,12 @@ def run_export(options: argparse.Namespace) -> None:
     print(as_script(TARGETS[options.target](to_mapping(config))), end="")
 
 
+def run_rank(options: argparse.Namespace) -> None:
+    """``rank``: a model's answers, ranked."""
+    config = settled(read_stage(options, "rank"), ALONE)
+    run_stage("rank", config, RunFolder(options.out, options.resume, product="rankings"), options)
+
+
 def read_stage(options: argparse.Namespace, stage: str) -> Any:
     """The configuration of one stage from ``--config`` or ``--recipe`` and ``--set``."""
     mapping, where = read_sections(options)
@@ -92,7 +101,12 @@ def read_stage(options: argparse.Namespace, stage: str) -> Any:
         if stage not in mapping:
             raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
         mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
-    return read_config(CONFIGS[stage], apply_overrides(mapping, options.set), where)
+    return read_config(configuration_of(stage), apply_overrides(mapping, options.set), where)
+
+
+def configuration_of(stage: str) -> type:
+    """The class of a stage's configuration."""
+    return RankConfig if stage == "rank" else CONFIGS[stage]
 
 
 def run_stage(
@@ -103,6 +117,7 @@ def run_stage(
     sft: Path | None = None,
     reward: Path | None = None,
     when_built: Callable[[], None] | None = None,
+    rankings: Path | None = None,
 ) -> None:
     """Build a stage and run it to its end in its folder; nothing is written before it is known to fit together.
 
@@ -111,17 +126,24 @@ def run_stage(
         run: the stage's folder.
         options: of the command line.
         when_built: called once everything is loaded and before anything is written.
+        rankings: file of comparisons to use instead of ``config.data``.
     """
     check_tracker(options.log)
     if run.finished:
         run.begin(to_mapping(config))  # refuses another configuration
-        run.world.say(f"{stage}: already done, the model is in {run.model}")
+        run.world.say(f"{stage}: already done, see {run.model}")
         return
-    plan = memory_plan(stage, config, sft, reward, run.world)  # before any weights are read
-    plan.check(free_memory(run.world.device or pick_device(config.device)), stage)
-    trainer = build(stage, config, sft, reward, run.world)
-    run.world.say(f"{stage}: {describe_batches(config, trainer.iterations, run.world)}")
-    run.world.say(plan.table())
+    if stage == "rank":
+        trainer: Any = load_ranker(config if sft is None else dataclasses.replace(config, model=str(sft)))
+        run.world.say(trainer.describe())
+    else:
+        used = config if rankings is None else dataclasses.replace(config, data=str(rankings))
+        plan = memory_plan(stage, used, sft, reward, run.world)  # before any weights are read
+        plan.check(free_memory(run.world.device or pick_device(config.device)), stage)
+        trainer = build(stage, used, sft, reward, run.world)
+        run.world.say(f"{stage}: {describe_batches(config, trainer.iterations, run.world)}")
+        run.world.say(plan.table())
+    trainer.config = config  # as it was written, without the place of this very folder
     if when_built is not None:
         when_built()
     run.begin(to_mapping(config))
@@ -131,7 +153,7 @@ def run_stage(
             log(metrics)
     for finding in diagnose(run.metrics(), to_mapping(config)):
         run.world.say(f"  {finding}")
-    run.world.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {run.model}")
+    run.world.say(f"{stage}: done in {run.elapsed():.0f} s, see {run.model}")
 
 
 def run_align(options: argparse.Namespace) -> None:
@@ -151,19 +173,28 @@ def run_align(options: argparse.Namespace) -> None:
     everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
     whole.check(everything)
     check_inputs(configs, how)
-    runs = {stage: RunFolder(folder / stage, resume=True, world=world) for stage in configs}
+    runs = {
+        stage: RunFolder(folder / stage, True, world, "rankings" if stage == "rank" else "model") for stage in configs
+    }
     done: dict[str, Path] = {}  # the models so far
+    rankings: dict[str, Path] = {}
     for stage, config in configs.items():
-        begin = None if done else lambda: whole.begin(everything)
-        run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), when_built=begin)
-        done[stage] = runs[stage].model
+        begin = None if done or rankings else lambda: whole.begin(everything)
+        data = rankings.get("train") if stage == "reward" else None
+        run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), begin, data)
+        if stage == "rank":
+            rankings = {split: runs[stage].model / f"{split}.jsonl" for split in SPLITS}
+        else:
+            done[stage] = runs[stage].model
     if not world.first:
         return
     result = load_evaluation(folder / "evaluation.json")
     if result is None:
         result = before_and_after(configs["ppo"], done["ppo"], done.get("sft"), done.get("reward"), how)
         if "reward" in done:
-            result["reward_accuracy"] = reward_accuracy(configs["reward"], done["reward"], done["sft"], how)
+            pairs = str(rankings["heldout"]) if "heldout" in rankings and rankings["heldout"].exists() else how.pairs
+            measured = dataclasses.replace(how, pairs=pairs)
+            result["reward_accuracy"] = reward_accuracy(configs["reward"], done["reward"], done.get("sft"), measured)
         save_evaluation(folder / "evaluation.json", result)
     print("\n" + format_table(result))
     print(f"\nReport: {write_report(folder)}")
@@ -177,10 +208,13 @@ def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
     """
     ppo = configs["ppo"]
     check_temperature(ppo, how)
-    if "reward" in configs:
+    if "rank" in configs:
+        load_labeler(configs["rank"].labeler)
+        load_prompts(configs["rank"].prompts)
+    elif "reward" in configs:
         load_pairs(configs["reward"].data)
-        if how.pairs is not None:
-            load_pairs(how.pairs)
+    if "reward" in configs and how.pairs is not None:
+        load_pairs(how.pairs)
     load_prompts(ppo.prompts)
     load_prompts(how.prompts or ppo.prompts, "heldout")
     if ppo.heldout_judge is not None:
@@ -199,9 +233,9 @@ def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
         stage = key.partition(".")[0]
         if stage in CONFIGS and stage not in ALIGNED:
             raise ConfigError(f"--set {setting!r}: align runs {', '.join(ALIGNED)}; use train {stage}")
-        owners = [stage for stage in ALIGNED if stage in sections and key in field_names(CONFIGS[stage])]
+        owners = [stage for stage in ALIGNED if stage in sections and key in field_names(configuration_of(stage))]
         if "." not in key and "=" in setting and not owners and key not in sections:
-            known = sorted({name for stage in ALIGNED for name in field_names(CONFIGS[stage])})
+            known = sorted({name for stage in ALIGNED for name in field_names(configuration_of(stage))})
             raise ConfigError(f"--set {setting!r}: no stage has the key {key!r}; {suggestion(key, known)}")
         result += [f"{stage}.{setting}" for stage in owners] or [setting]
     return result
@@ -215,22 +249,30 @@ def field_names(cls: type) -> list[str]:
 def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], EvaluationConfig]:
     """The configurations of a recipe's stages, in order, and of the measuring at its end.
 
-    A recipe has all three stages, or PPO alone where a reward needs no training; sections of other stages are left
-    alone. What a stage stands on is what the stage before has made, whatever its section says.
+    A recipe has SFT, reward model and PPO; or, in the place of SFT or after it, answers that are ranked; or PPO alone
+    where a reward needs no training. Sections of other stages are left alone. What a stage stands on is what the stage
+    before has made, whatever its section says.
 
     Raises:
         ConfigError: other sections, or a section that cannot be used.
     """
     stages = set(mapping) - {"evaluation"} - (set(CONFIGS) - set(ALIGNED))
-    if stages not in (set(ALIGNED), {"ppo"}):
-        needed = f"align needs {', '.join(ALIGNED)}, or ppo alone"
+    if stages not in ALIGNMENTS:
+        needed = "align needs sft, reward, ppo; or rank, reward, ppo; or all four; or ppo alone"
         raise ConfigError(f"{where}: has the sections {sorted(mapping)}, but {needed}")
-    standing = {"reward": {"model": "../sft/model"}}
+    standing: dict[str, dict[str, str]] = {stage: {} for stage in ALIGNED}
+    if "sft" in stages:
+        for stage in ALIGNED[1:]:
+            standing[stage]["model"] = "../sft/model"
+    if "rank" in stages:
+        standing["reward"]["data"] = RANKED
     if "reward" in stages:
-        standing["ppo"] = {"model": "../sft/model", "reward_model": "../reward/model"}
+        standing["ppo"]["reward_model"] = "../reward/model"
     configs: dict[str, Any] = {
         stage: read_config(
-            CONFIGS[stage], section_of(mapping, stage, where) | standing.get(stage, {}), f"{where}, section {stage}"
+            configuration_of(stage),
+            section_of(mapping, stage, where) | standing.get(stage, {}),
+            f"{where}, section {stage}",
         )
         for stage in ALIGNED
         if stage in stages

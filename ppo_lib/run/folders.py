@@ -62,14 +62,15 @@ class RunFolder:
         path: where the run lives; nothing is written before the run begins.
         resume: go on with what the folder holds; an absent or empty one starts afresh.
         world: the processes of the run; all read the folder, and the first one writes.
+        product: the name of the folder in it for what is made.
 
     Raises:
         ConfigError: the path is a file, or a folder that is not empty while ``resume`` is False, or
             a folder that is not a run. It is left as it is.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False, world: World = ALONE) -> None:
-        self.path, self.world = Path(path), world
+    def __init__(self, path: str | Path, resume: bool = False, world: World = ALONE, product: str = "model") -> None:
+        self.path, self.world, self.product = Path(path), world, product
         self.seconds = 0.0  # of the sessions before this one
         self.peak_memory = 0
         self.started = time.monotonic()
@@ -91,8 +92,8 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Where the trained model lies once the run is finished."""
-        return self.path / "model"
+        """Where what the run made lies once it is finished: a model, or rankings."""
+        return self.path / self.product
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``, or, when there is one, see that it says the same.
@@ -172,7 +173,7 @@ class RunFolder:
 
     def finish(self, trainer: Trainer) -> None:
         """Save the final model, then the manifest, whose presence says that the run is done."""
-        temporary = self.path / f"{TEMPORARY}model"
+        temporary = self.path / f"{TEMPORARY}{self.product}"
         with writing(self.model):
             if self.world.first:
                 shutil.rmtree(temporary, ignore_errors=True)
