@@ -77,15 +77,15 @@ def explain(prompt: str, response: str) -> dict[str, float]:
     question = question if question is not None and question.kind == "capital" else None
     said = sentences(response)
     answer = verdict(question, response) if question is not None else "none"
-    ended = response.rstrip().endswith((".", "!", "?"))
+    whole = [sentence for sentence in said if sentence.endswith((".", "!", "?"))]
     # A wrong answer is mostly a false sentence too; it is charged once.
     false = sum(is_false(question, sentence) for sentence in said) - (answer == "wrong")
     terms = {
         "answer": {"right": RIGHT, "wrong": WRONG, "none": NO_ANSWER}[answer],
         "falsehoods": FALSE_SENTENCE * min(max(false, 0), 2),
-        "manner": FULL_SENTENCE if any(count_words(s) >= 4 and english(s) >= WELL_WRITTEN for s in said) else 0.0,
+        "manner": FULL_SENTENCE if any(count_words(s) >= 4 and english(s) >= WELL_WRITTEN for s in whole) else 0.0,
         "language": GIBBERISH * (1.0 - english(response)),
-        "unfinished": 0.0 if ended else UNFINISHED,
+        "unfinished": 0.0 if whole[-1:] == said[-1:] and said else UNFINISHED,
         "repeated": REPEATED * min(len(said) - len(set(said)), 3),
         "ramble": RAMBLE * max(0, count_words(response) - ENOUGH_WORDS),
     }
