@@ -4,12 +4,12 @@
     python benchmarks/capitals_sweep.py reward              # the reward model alone; the runs need it
     python benchmarks/capitals_sweep.py ppo --beta 0 --seed 1
 
-A finished run is skipped and an interrupted one goes on at its last checkpoint, so the script can be stopped at any time.
-The answers that are ranked are those of the same weights, drawn on a card at temperature 1 (`capitals/h200/rankings`),
-each cut to the budget of this run: the first 24 tokens of a sampled answer are what a budget of 24 tokens would have drawn.
-They are ranked anew by the labelers. Stored are `capitals/cpu/reward` and `capitals/cpu/beta_B/seed_S`: metrics, all
-answers of every iteration, and in the manifest what was measured before and after, on held-out and on training
-countries apart. `--work` holds the folders of the runs.
+A finished run is skipped and an interrupted one goes on at its last checkpoint, so the script can be stopped at any
+time. The answers that are ranked are those of the same weights, drawn on a card at temperature 1 (recorded as
+`capitals/h200/rankings`) and cut to the budget of this run: the first 24 tokens of a sampled answer are what a budget of
+24 tokens would have drawn. The labelers rank them anew. Stored are `capitals/cpu/reward` and
+`capitals/cpu/beta_B/seed_S`: metrics, all answers of every iteration, and in the manifest what was measured before and
+after, on held-out and on training countries apart. `--work` holds the folders of the runs.
 """
 
 import argparse
@@ -28,13 +28,15 @@ from ppo_lib.book.recordings import list_recorded, load_recorded, save_recorded
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.loading import load_shape
+from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.pocket import capitals, labelers
 from ppo_lib.run.data import load_pairs
 from ppo_lib.run.evaluation import EvaluationConfig, evaluate_policy, reward_accuracy
 from ppo_lib.run.folders import RunFolder, fit
 from ppo_lib.run.manifests import manifest
-from ppo_lib.run.stages import build, ppo_trainer
+from ppo_lib.run.stages import build
 from ppo_lib.trainers.configuration import PPOConfig, RewardConfig, load_recipe, read_config, to_mapping
+from ppo_lib.trainers.ppo import PPOTrainer
 
 SEEDS, BETAS, TOKENS = range(3), (None, 0.0), 24  # None: the recipe's
 RANKED = {"train": 240, "heldout": 48}
@@ -91,13 +93,11 @@ def ppo_config(beta: float | None, seed: int) -> PPOConfig:
 def measure(work: Path, config: PPOConfig, policy: Path | None = None) -> dict[str, Any]:
     """Means over questions of either part, each answered once at temperature 1."""
     backbone, found = Backbone.from_pretrained(MODEL, chat_template=True), {}
-    actor = ActorCritic.from_pretrained(policy, backbone) if policy else None
+    judge = RewardModel.from_pretrained(work / "reward" / "model", backbone)
+    actor = ActorCritic.from_pretrained(policy, backbone) if policy else ActorCritic(backbone, config.lora_rank)
     for part in ("heldout", "train"):
         asked = capitals.prompts(part)[:EACH]
-        trainer = ppo_trainer(config, backbone, asked, work / "reward" / "model" if part == "heldout" else None, actor)
-        if part == "train":
-            trainer.reward = judge
-        judge, actor = trainer.reward, trainer.policy
+        trainer = PPOTrainer(config, actor, asked, judge, capitals.gold_scores, capitals.right)
         means, rows = evaluate_policy(trainer, EvaluationConfig(count=EACH))
         right = proportion(sum(row["heldout"] for row in rows), len(rows))
         words = sum(len(row["response"].split()) for row in rows) / len(rows)

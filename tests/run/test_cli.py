@@ -339,7 +339,7 @@ def test_resuming_with_another_setting_is_refused_naming_it(world, tmp_path, cap
         (["train", "sft", "--config", "missing.yaml", "--out", "x"], "cannot read the configuration"),
         (
             ["train", "sft", "--recipe", "pockett", "--out", "x"],
-            "known recipes: capitals, gsm8k, pocket, preferences, stories",
+            "known recipes: capitals, gsm8k, pocket, pref",
         ),
         (["align", "--recipe", "pocket", "--out", "x", "--set", "sft=3"], "section sft is 3"),
         (["report", "missing"], "not a folder"),
