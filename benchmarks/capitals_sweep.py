@@ -6,8 +6,8 @@
 
 A finished run is skipped and an interrupted one goes on at its last checkpoint, so the script can be stopped at any
 time. The answers that are ranked are those of the same weights, drawn on a card at temperature 1 (recorded as
-`capitals/h200/rankings`) and cut to the budget of this run: the first 24 tokens of a sampled answer are what a budget of
-24 tokens would have drawn. The labelers rank them anew. Stored are `capitals/cpu/reward` and
+`capitals/h200/rankings`) and cut to the budget of this run: the first 24 tokens of a sampled answer are what a budget
+of 24 tokens would have drawn. The labelers rank them anew. Stored are `capitals/cpu/reward` and
 `capitals/cpu/beta_B/seed_S`: metrics, all answers of every iteration, and in the manifest what was measured before and
 after, on held-out and on training countries apart. `--work` holds the folders of the runs.
 """
