@@ -31,11 +31,11 @@ def frame(beta: float, step: float, question: str) -> Frame:
             (GOLD, short(row["gold"], 3)),
             ("drift from the SFT model", f"{short(sum(row['kl']), 3)} nats"),
         ),
-        sentence=f"“{said(row)}” {verdict(row, begun)}",
+        sentence=f"“{said(row)}” {in_words(row, begun)}",
     )
 
 
-def verdict(row: dict[str, Any], begun: dict[str, Any]) -> str:
+def in_words(row: dict[str, Any], begun: dict[str, Any]) -> str:
     """Both scores of an answer against those of the SFT model's, in a sentence."""
     if said(row) == said(begun):
         return "Word for word the SFT model's answer."
