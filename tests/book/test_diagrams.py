@@ -185,7 +185,7 @@ def test_the_six_cases_are_those_of_the_table():
     assert {name: one.push for name, one in found.items()} == pytest.approx(
         {"A": 2.0, "B": 0.0, "C": -2.0, "D": 0.0, "E": 2.0, "F": -2.0}
     )
-    assert [corridor.verdict(one).split(":")[0] for one in found.values()] == [
+    assert [corridor.fate(one).split(":")[0] for one in found.values()] == [
         "go on", "far enough", "go on", "far enough", "wrong way", "wrong way"
     ]  # fmt: skip
 

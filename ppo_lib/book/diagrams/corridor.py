@@ -39,7 +39,7 @@ def case(name: str, advantage: float, ratio: float) -> Case:
     return Case(name, advantage, ratio, -float(loss.detach()), -float(gradient) / ratio)
 
 
-def verdict(one: Case) -> str:
+def fate(one: Case) -> str:
     """What happens to a token in that case, in a few words."""
     if one.push == 0:
         return "far enough: no push"
@@ -51,7 +51,7 @@ def clip_cases() -> Drawing:
     """Six tokens on the two clipped objectives, with the pushes that are left to them."""
     cases = [case(name, *values) for name, values in CASES.items()]
     told = "; ".join(
-        f"{one.name}: advantage {number(one.advantage)}, ratio {number(one.ratio)}, {verdict(one)}" for one in cases
+        f"{one.name}: advantage {number(one.advantage)}, ratio {number(one.ratio)}, {fate(one)}" for one in cases
     )
     drawing = Drawing(
         "Six tokens, six fates: inside the corridor and on the way back to it all are pushed; B and D have gone far "
@@ -100,7 +100,7 @@ def hillside(drawing: Drawing, top: float, cases: list[Case], title: str) -> Non
         else:  # a flag on the top: who is here may rest
             drawing.stroke((x, y - 5), (x, y - 27), width=1.8)
             drawing.shape([(x, y - 27), (x + 14, y - 22), (x, y - 17)], BAD)
-        words = verdict(one)
+        words = fate(one)
         start = "start" if advantage > 0 else "end"
         if not one.push:
             drawing.write(x, y + 22, one.name, size=NORMAL, bold=True)
