@@ -25,7 +25,7 @@ from ppo_lib.book.jsonl import append_lines
 from ppo_lib.models import registry
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.device import peak_memory_bytes
-from ppo_lib.models.registry import Labeler
+from ppo_lib.models.registry import TOY, Labeler
 from ppo_lib.run.data import load_prompts
 from ppo_lib.run.judge_names import import_function
 from ppo_lib.run.machines import pick_device, pick_dtype
@@ -40,7 +40,7 @@ SPLITS = ("train", "heldout")
 class RankConfig:
     """How answers are drawn and who ranks them."""
 
-    model: str = option("pocket:sft", help="the model that answers, as in SFT")
+    model: str = option(f"{TOY}:sft", help="the model that answers, as in SFT")
     prompts: str = option("capitals", help="questions, see ppo_lib.run.data: a source, a JSONL file, a data set")
     labeler: str = option("capitals", help="who ranks: a source that has labelers, or 'package.module:function'")
     chat_template: bool = same_option(SFTConfig, "chat_template")
