@@ -25,6 +25,8 @@ from scripts.book_address import (
 )
 
 LINK = re.compile(r"\[(?P<words>[^\[\]]+)\]\((?:\.\./book/)?glossary\.md#term-(?P<slug>[\w-]+)\)")
+BUTTON, FIRST = '<a href="#how-to-read">Run it yourself</a>', "chapters/00_rl_for_llms"
+COLAB = "https://colab.research.google.com/github"
 GLOSSARY = re.compile(r"^```\{glossary\}\n(?P<terms>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -60,9 +62,19 @@ def as_links(text: str, folder: str = "../book/") -> str:
     )
 
 
-def read_terms(app: Any, docname: str, source: list[str]) -> None:
+def with_colab(text: str) -> str:
+    """The start page, its second button leading to Colab as soon as the book has an address."""
+    if not (url := repository()):
+        return text
+    assert BUTTON in text, "book/index.md has no second button"
+    where = f"{COLAB}/{url.removeprefix('https://github.com/')}/blob/{BRANCH}/{SOURCES}/{FIRST}.ipynb"
+    return text.replace(BUTTON, f'<a href="{where}">Run it in Colab</a>')
+
+
+def read_source(app: Any, docname: str, source: list[str]) -> None:
     """Sphinx's event for each source, notebooks as the JSON that they are."""
-    source[0] = as_roles(source[0], terms())
+    text = as_roles(source[0], terms())
+    source[0] = with_colab(text) if docname == "book/index" else text
 
 
 def set_address(app: Any, config: Any) -> None:
@@ -103,6 +115,6 @@ def finish(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx calls this."""
     app.connect("config-inited", set_address, priority=100)  # before the theme reads its options
-    app.connect("source-read", read_terms)
+    app.connect("source-read", read_source)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

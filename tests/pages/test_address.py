@@ -76,6 +76,18 @@ def test_with_one_colab_opens_the_notebook_that_was_published(monkeypatch):
     assert options["baseurl"] == "https://owner.github.io/book/"
 
 
+def test_the_start_page_leads_to_colab_only_where_the_book_has_an_address(monkeypatch):
+    page = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(book_extension, "repository", lambda: "")
+    assert re.findall(r'href="([^"]+)"', book_extension.with_colab(page))[:2] == [
+        "../chapters/00_rl_for_llms.html",
+        "#how-to-read",
+    ]
+    monkeypatch.setattr(book_extension, "repository", lambda: "https://github.com/someone/book")
+    colab = re.findall(r'href="([^"]+)"', book_extension.with_colab(page))[1]
+    assert colab.endswith("/github/someone/book/blob/gh-pages/_sources/chapters/00_rl_for_llms.ipynb")
+
+
 def test_the_terms_of_a_notebook_are_links_and_on_the_page_references():
     known = book_extension.terms()
     assert known["advantage"] == "advantage"
