@@ -282,13 +282,15 @@ def check_standing(settings: Sequence[str], configs: Collection[str]) -> None:
     Raises:
         ConfigError: names the setting and what to do.
     """
-    if "reward" not in configs:
-        return
+    made = {"ppo.reward_model", "reward_model"} if "reward" in configs else set()
+    made |= {"rank.model", "reward.model", "ppo.model"} if "sft" in configs else set()
+    made |= {"reward.data"} if "rank" in configs else set()
+    made |= {"data"} if "rank" in configs and "sft" not in configs else set()
     for setting in settings:
         key = setting.partition("=")[0].strip()
-        if key in ("ppo.model", "reward.model", "ppo.reward_model", "reward_model"):
+        if key in made:
             raise ConfigError(
-                f"--set {setting!r}: align trains what {key} names in its stages before; use train, or a recipe that "
+                f"--set {setting!r}: align makes what {key} names in its stages before; use train, or a recipe that "
                 "has the section ppo alone"
             )
 

@@ -421,7 +421,7 @@ def test_align_refuses_a_setting_that_it_would_not_obey(world, tmp_path, capsys,
     line = refused(
         capsys, main(["align", "--config", world["recipe"], "--set", setting, "--out", str(tmp_path / "run")])
     )
-    assert f"--set '{setting}': align trains what {setting.partition('=')[0]} names" in line
+    assert f"--set '{setting}': align makes what {setting.partition('=')[0]} names" in line
 
 
 def test_steps_that_a_limit_cuts_are_not_said_to_be_epochs(world, tmp_path, capsys):

@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 
 import ppo_lib
 from ppo_lib.models import hub, registry
-from ppo_lib.run.commands import read_recipe, spread
+from ppo_lib.run.commands import check_standing, read_recipe, spread
 from ppo_lib.run.memory import plan_memory
 from ppo_lib.run.stages import CONFIGS
 from ppo_lib.trainers.configuration import load_recipe, read_config, to_mapping
@@ -107,3 +107,13 @@ def test_a_recipe_with_other_stages_is_refused(sections):
         ValueError, match="align needs sft, reward, ppo; or rank, reward, ppo; or all four; or ppo alone"
     ):
         read_recipe(sections, "mine.yaml")
+
+
+def test_what_a_stage_makes_itself_cannot_be_set():
+    configs, _ = read_recipe(load_recipe("capitals"), "capitals")
+    for setting in ("data=x.jsonl", "reward.data=x.jsonl", "ppo.reward_model=x"):
+        with pytest.raises(ValueError, match="align makes what"):
+            check_standing([setting], configs)
+    check_standing(["model=x", "reward.model=x", "ppo.model=x", "rank.labeler=a:b"], configs)
+    with pytest.raises(ValueError, match="align makes what ppo.model"):
+        check_standing(["ppo.model=x"], read_recipe(load_recipe("pocket"), "pocket")[0])
