@@ -115,5 +115,5 @@ def test_what_a_stage_makes_itself_cannot_be_set():
         with pytest.raises(ValueError, match="align makes what"):
             check_standing([setting], configs)
     check_standing(["model=x", "reward.model=x", "ppo.model=x", "rank.labeler=a:b"], configs)
-    with pytest.raises(ValueError, match="align makes what ppo.model"):
+    with pytest.raises(ValueError, match=r"align makes what ppo\.model"):
         check_standing(["ppo.model=x"], read_recipe(load_recipe("pocket"), "pocket")[0])
