@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from ppo_lib.book import diagrams
-from ppo_lib.book.diagrams import corridor, pushes, tension
+from ppo_lib.book.diagrams import brakeless, corridor, lessons, pushes, tension
 from ppo_lib.book.diagrams.canvas import WIDTH, Area, Drawing
 from ppo_lib.book.diagrams.letters import width_of
 from ppo_lib.errors import BadInput
@@ -218,6 +218,35 @@ def test_the_rubber_band_tells_what_was_recorded():
     assert lost.gold < start.gold < held.gold
     for answer in (start, held, lost):
         assert answer.text in diagrams.rubber_band().description
+
+
+def test_the_run_without_brakes_is_the_recorded_one():
+    score, gold = (brakeless.changes(tension.FREE, metric) for metric in ("score_mean", "gold_mean"))
+    assert score[0] < 0.6 < 1.2 < score[-1]  # a mean of the first three already climbs
+    assert gold[-1] < -0.9
+    answers = [a for a in tension.recorded_answers(tension.FREE, tension.QUESTION) if a.iteration in tension.MOMENTS]
+    assert len(answers) == 3
+    assert answers[0].score < answers[1].score < answers[2].score
+    assert answers[0].gold > answers[1].gold > answers[2].gold
+    shown = " ".join(word.text for word in diagrams.runaway().words)
+    for answer in answers:
+        assert f"“{answer.text}”" in shown
+        assert f"score {answer.score:.2f}".rstrip("0") in shown.replace("−", "-")
+
+
+def test_the_judges_chance_is_the_logistic_of_the_gap():
+    gap = lessons.SCORES[0] - lessons.SCORES[1]
+    chance = 100 / (1 + math.exp(-gap))
+    assert f"gap {gap:g}: the left one wins with {chance:.0f} %" in [w.text for w in diagrams.reward_training().words]
+
+
+def test_one_forecast_is_taught_for_each_token_of_the_answer():
+    svg = diagrams.sft_shift().svg()
+    taught = re.findall(r'<rect [^>]*height="50"[^>]*var\(--drawing-green', svg)
+    assert len(taught) == len(lessons.ANSWER)
+    assert len(re.findall(r'<rect [^>]*height="50"', svg)) == len(lessons.PROMPT) + len(lessons.ANSWER) - 1
+    told = diagrams.sft_shift().description
+    assert "at “?” it must foresee “Peru”; at “Peru” it must foresee “.”; at “.” it must foresee “<eos>”" in told
 
 
 MEASURED = """

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from functools import partial
 
 from ppo_lib.book.diagrams.belt import assembly_line
+from ppo_lib.book.diagrams.brakeless import runaway
 from ppo_lib.book.diagrams.canvas import Drawing
 from ppo_lib.book.diagrams.corridor import clip_cases
+from ppo_lib.book.diagrams.lessons import brain_surgery, reward_training, sft_shift
 from ppo_lib.book.diagrams.overview import loop, pipeline
 from ppo_lib.book.diagrams.pushes import push, reweighting
 from ppo_lib.book.diagrams.stairs import actor_critic, staircase
@@ -19,8 +21,12 @@ from ppo_lib.book.diagrams.tension import rubber_band
 ALL: dict[str, Callable[[], Drawing]] = {
     "pipeline": pipeline,
     "loop": loop,
+    "sft_shift": sft_shift,
+    "reward_training": reward_training,
+    "brain_surgery": brain_surgery,
     "push": push,
     "reweighting": reweighting,
+    "runaway": runaway,
     "rubber_band": rubber_band,
     "actor_critic": actor_critic,
     "staircase": staircase,
@@ -33,11 +39,15 @@ __all__ = [
     "Drawing",
     "actor_critic",
     "assembly_line",
+    "brain_surgery",
     "clip_cases",
     "loop",
     "pipeline",
     "push",
+    "reward_training",
     "reweighting",
     "rubber_band",
+    "runaway",
+    "sft_shift",
     "staircase",
 ]

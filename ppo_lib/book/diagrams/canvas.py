@@ -292,6 +292,12 @@ class Drawing:
             f'stroke-linecap="round" stroke-linejoin="round"{edge}/>'
         )
 
+    def trace(self, points: Sequence[Point], tone: str = TEXT, width: float = 2.5) -> None:
+        """A line of data, without round corners."""
+        self.lines += list(pairwise(points))
+        place = "L".join(f"{number(x)} {number(y)}" for x, y in points)
+        self.curve(f"M{place}", tone, width)
+
     def arrow(self, *points: Point, tone: str = TEXT, width: float = 1.6, dashed: bool = False) -> None:
         """A line through some points that ends in a head."""
         (x0, y0), (x1, y1) = points[-2:]
