@@ -14,8 +14,10 @@ from ppo_lib.book.diagrams.corridor import clip_cases
 from ppo_lib.book.diagrams.lessons import brain_surgery, reward_training, sft_shift
 from ppo_lib.book.diagrams.overview import loop, pipeline
 from ppo_lib.book.diagrams.pushes import push, reweighting
+from ppo_lib.book.diagrams.roads import book_map, chain, fork
 from ppo_lib.book.diagrams.stairs import actor_critic, staircase
 from ppo_lib.book.diagrams.tension import rubber_band
+from ppo_lib.book.diagrams.wiring import iteration, three_terms
 
 # Every drawing, by name, in the order of the chapters; the tests walk this table.
 ALL: dict[str, Callable[[], Drawing]] = {
@@ -31,6 +33,11 @@ ALL: dict[str, Callable[[], Drawing]] = {
     "actor_critic": actor_critic,
     "staircase": staircase,
     "clip_cases": clip_cases,
+    "three_terms": three_terms,
+    "iteration": iteration,
+    "chain": chain,
+    "fork": fork,
+    "book_map": book_map,
     **{f"assembly_line_{here}": partial(assembly_line, here) for here in (1, 2, 3)},
 }
 
@@ -39,8 +46,12 @@ __all__ = [
     "Drawing",
     "actor_critic",
     "assembly_line",
+    "book_map",
     "brain_surgery",
+    "chain",
     "clip_cases",
+    "fork",
+    "iteration",
     "loop",
     "pipeline",
     "push",
@@ -50,4 +61,5 @@ __all__ = [
     "runaway",
     "sft_shift",
     "staircase",
+    "three_terms",
 ]

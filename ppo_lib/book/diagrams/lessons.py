@@ -39,9 +39,9 @@ def sft_shift() -> Drawing:
             tone = REFERENCE if i in taught else PLAIN
             drawing.bar(x + 7.5 + 11 * column, area.bottom[1] - 7 - 34 * share, 8, 34 * share, tone)
     for i in range(len(tokens) - 1):
-        start = (left + pitch * i + pitch / 2 + 8, 134.0)
-        end = (left + pitch * (i + 1) + pitch / 2 - 8, 61.0)
-        drawing.arrow(start, end, tone=REFERENCE if i in taught else PLAIN, width=2.2 if i in taught else 1.2)
+        low = (left + pitch * i + pitch / 2 + 8, 134.0)
+        high = (left + pitch * (i + 1) + pitch / 2 - 8, 61.0)
+        drawing.arrow(low, high, tone=REFERENCE if i in taught else PLAIN, width=2.2 if i in taught else 1.2)
     first, last = left + pitch * taught[0], left + pitch * taught[-1] + pitch - 3
     for begin, end, words, tone in (
         (left, first - 4, ("the prompt:", "read, not taught"), PLAIN),
