@@ -76,3 +76,10 @@ def test_excerpts_of_the_details_page_exist(path: str, options: str) -> None:
 def test_details_are_numbered_in_order() -> None:
     text = (ROOT / "book/details.md").read_text(encoding="utf-8")
     assert [int(n) for n in re.findall(r"^### (\d+)\.", text, re.M)] == list(range(1, 34))
+
+
+def test_every_detail_shows_the_line_of_code_that_decides_it() -> None:
+    """The page promises it for each; an excerpt of one line or more, between its heading and the next."""
+    text = (ROOT / "book/details.md").read_text(encoding="utf-8").split("## See also")[0]
+    without = [entry.splitlines()[0] for entry in re.split(r"^### ", text, flags=re.M)[1:] if "```" not in entry]
+    assert without == []
