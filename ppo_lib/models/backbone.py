@@ -94,7 +94,8 @@ class Backbone(nn.Module):
         causal_lm = self.merged(None)
         self.world.place(causal_lm, str(self.device))
         copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.world)
-        copy.gradient_checkpointing, copy.share_prefix = self.gradient_checkpointing, self.share_prefix
+        copy.gradient_checkpointing = self.gradient_checkpointing
+        copy.share_prefix = self.share_prefix
         return copy
 
     def load_weights(self, folder: str | Path) -> None:

@@ -81,7 +81,7 @@ def causal_mask(real: Tensor, first: int, dtype: torch.dtype) -> Tensor:
     return mask.fill_(torch.finfo(dtype).min).masked_fill_(seen[:, None], 0.0)
 
 
-def layout(batch: TokenBatch, shared: int) -> Tensor:
+def prefix_layout(batch: TokenBatch, shared: int) -> Tensor:
     """Which columns hold tokens, ``(B, P + T)`` boolean, when the prefix stands in front and the padding behind it."""
     real = batch.attention_mask.bool()
     columns = torch.arange(real.shape[1], device=real.device)
@@ -112,7 +112,7 @@ def states_after_prefix(body: nn.Module, batch: TokenBatch, shared: int, prefix:
     )
     output = read(
         input_ids=batch.sequences[:, shared:],
-        attention_mask=causal_mask(layout(batch, shared), shared, dtype),
+        attention_mask=causal_mask(prefix_layout(batch, shared), shared, dtype),
         position_ids=batch.position_ids[:, shared:],
         past_key_values=prefix,
         use_cache=True,
