@@ -12,9 +12,12 @@ from pathlib import Path
 
 from ppo_lib.book import explorers
 
-FOLDER = Path(__file__).resolve().parent.parent / "book" / "explorers"
-# The page's file: the explorer it shows.
-PAGES = {"start.html": explorers.clip}
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "book" / "explorers"
+
+
+# The file that a page takes in: what it shows.
+PAGES = {"answers.html": explorers.three_answers, "start.html": explorers.beta_answers}
 
 
 def fresh(name: str) -> str:
