@@ -477,7 +477,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize("left", range(0, 48_000, 4_000))
+@pytest.mark.parametrize("left", range(0, 32_000, 4_000))
 def test_on_a_full_disk_the_last_good_checkpoint_stays_and_the_run_goes_on_when_there_is_room(
     small_disk, tmp_path, left
 ):
