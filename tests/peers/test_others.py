@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import types
+from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
@@ -30,63 +31,85 @@ from ppo_lib.formulas.masking import whiten
 from ppo_lib.formulas.rewards import augmented_rewards
 from tests.peers.table import PEERS, ROWS, SAME
 
-ABSENT = ("ray", "flash_attn", "deepspeed", "pylatexenc", "omegaconf", "tensordict", "torchao", "hydra", "codetiming")
+# Packages that this machine lacks, and parts of veRL that only configure and track its runs.
+EMPTY = ("ray", "flash_attn", "deepspeed", "omegaconf", "tensordict", "verl.workers", "verl.trainer.config")
 
 
 class Empty(MetaPathFinder, Loader):
-    """Finds packages that are not installed, and gives modules with nothing in them."""
+    """Finds packages that are not needed, and gives modules with nothing in them."""
 
-    def find_spec(self, name, path, target=None):
-        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in ABSENT else None
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self, is_package=True) if f"{name}.".startswith(tuple(f"{e}." for e in EMPTY)) else None
 
     def create_module(self, spec):
         module = types.ModuleType(spec.name)
-        module.__getattr__ = lambda name: MagicMock() if not name.startswith("__") else None
+        module.__getattr__ = anything
         return module
 
     def exec_module(self, module):
         pass
 
 
-def from_file(name: str, *parts: str):
-    """A module of an installed package by its file, where the package itself cannot be imported."""
-    root = Path(importlib.util.find_spec(name.partition(".")[0]).origin or "").parent
-    spec = importlib.util.spec_from_file_location(name, root.joinpath(*parts))
+def anything(name):
+    """Whatever is asked of an empty module; it has no special names."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return MagicMock()
+
+
+@cache
+def place_of(package: str) -> Path:
+    """Where an installed package lies; it is not imported, and remembered for when a bare one bears its name."""
+    return Path(next(iter(importlib.util.find_spec(package).submodule_search_locations)))
+
+
+def bare(patch, name: str):
+    """A package whose modules can be imported though its own ``__init__`` is not run."""
+    root, *parts = name.split(".")
+    package = types.ModuleType(name)
+    package.__path__ = [str(place_of(root).joinpath(*parts))]
+    package.__getattr__ = anything
+    patch.setitem(sys.modules, name, package)
+    if parts:
+        setattr(sys.modules[name.rpartition(".")[0]], parts[-1], package)
+
+
+def from_file(patch, name: str, *parts: str):
+    """A module by its file, under a name of its own."""
+    spec = importlib.util.spec_from_file_location(name, place_of(parts[0]).joinpath(*parts[1:]))
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    patch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
 def peers():
-    sys.meta_path.append(Empty())
+    for name in ("torchtune", "openrlhf", "verl"):
+        place_of(name)
     with pytest.MonkeyPatch.context() as patch:
+        trl = importlib.import_module("trl.experimental.ppo.ppo_trainer")  # before anything is emptied
+        tune, controller = (
+            from_file(patch, "tune_rewards", "torchtune", "rlhf", "rewards.py"),
+            from_file(patch, "open_kl", "openrlhf", "trainer", "ppo_utils", "kl_controller.py"),
+        )
+        patch.setattr(sys, "meta_path", [Empty(), *sys.meta_path])
         patch.setattr(torch, "compile", lambda function=None, **_: function or (lambda f: f))
-        package = types.ModuleType("openrlhf.models")
-        package.__path__ = [str(Path(importlib.util.find_spec("openrlhf").origin).parent / "models")]
-        patch.setitem(sys.modules, "openrlhf.models", package)
-        open_utils = importlib.import_module("openrlhf.models.utils")
-        open_loss = importlib.import_module("openrlhf.models.loss")
-        open_kl = from_file("openrlhf.kl", "trainer", "ppo_utils", "kl_controller.py")
-        tune_root = types.ModuleType("torchtune")
-        place = next(Path(p) / "torchtune" for p in sys.path if (Path(p) / "torchtune").is_dir())
-        rewards_spec = importlib.util.spec_from_file_location("tune_rewards", place / "rlhf" / "rewards.py")
-        tune = importlib.util.module_from_spec(rewards_spec)
-        rewards_spec.loader.exec_module(tune)
-        tune_root.rlhf = tune
-        patch.setitem(sys.modules, "torchtune", tune_root)
-        loss_spec = importlib.util.spec_from_file_location("tune_loss", place / "rlhf" / "loss" / "ppo.py")
-        tune_loss = importlib.util.module_from_spec(loss_spec)
-        loss_spec.loader.exec_module(tune_loss)
+        root = types.ModuleType("torchtune")
+        root.rlhf = tune
+        patch.setitem(sys.modules, "torchtune", root)
+        tune_loss = from_file(patch, "tune_loss", "torchtune", "rlhf", "loss", "ppo.py").PPOLoss
+        for name in ("openrlhf", "openrlhf.models", "verl", "verl.utils", "verl.trainer", "verl.trainer.ppo"):
+            bare(patch, name)
         yield types.SimpleNamespace(
-            trl=importlib.import_module("trl.experimental.ppo.ppo_trainer"),
+            trl=trl,
             tune=tune,
-            tune_loss=tune_loss.PPOLoss,
+            tune_loss=tune_loss,
             verl=importlib.import_module("verl.trainer.ppo.core_algos"),
-            open=open_utils,
-            open_loss=open_loss,
-            open_kl=open_kl,
+            verl_torch=importlib.import_module("verl.utils.torch_functional"),
+            open=importlib.import_module("openrlhf.models.utils"),
+            open_loss=importlib.import_module("openrlhf.models.loss"),
+            open_kl=controller,
         )
 
 
@@ -99,7 +122,7 @@ def example():
     mask = (torch.arange(7) < lengths[:, None]).double()
     logprobs[4, 2], ref[4, 2] = -30.0, -0.5
     ref[5, 2], old[3, 1], logprobs[3, 1] = -40.0, -35.0, -1.0
-    advantages[3, 1] = 1e-3  # of a positive one: nothing but the clip's ceiling is seen
+    advantages[3, 1] = -1e-3  # of a negative one the clip has no ceiling
     advantages[4, 2] = -1.0
     return types.SimpleNamespace(
         logprobs=logprobs, ref=ref, old=old, advantages=advantages, values=values, old_values=old_values,
@@ -138,7 +161,7 @@ def of_gae(part):
 def whitened(shift):
     def pair(p, e):
         ours, x = whiten(e.values, e.mask, shift_mean=shift), e.values * e.mask
-        verl = importlib.import_module("verl.utils.torch_functional").masked_whiten(x, e.mask, shift)
+        verl = p.verl_torch.masked_whiten(x, e.mask, shift)
         tune, trl = p.tune.whiten(x, e.mask, shift), p.trl.masked_whiten(x, e.mask.bool(), shift)
         return ours, trl * e.mask, tune * e.mask, verl * e.mask, None
 
