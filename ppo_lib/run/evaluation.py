@@ -175,7 +175,7 @@ def greedy(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, gene
 
 @torch.no_grad()
 def reward_accuracy(
-    config: RewardConfig, folder: Path, sft: Path, how: EvaluationConfig | None = None
+    config: RewardConfig, folder: Path, sft: Path | None = None, how: EvaluationConfig | None = None
 ) -> dict[str, Any] | None:
     """How often the reward model orders held-out pairs as people did, with its interval; None without such pairs.
 
@@ -189,7 +189,10 @@ def reward_accuracy(
         return None
     pairs = load_pairs(source, "heldout")[: 10 * how.count]
     backbone = Backbone.from_pretrained(
-        sft, device=pick_device(config.device), dtype=pick_dtype(config), chat_template=config.chat_template
+        sft or config.model,
+        device=pick_device(config.device),
+        dtype=pick_dtype(config),
+        chat_template=config.chat_template,
     )
     pairs = short_enough(pairs, config, backbone, ALONE)
     trainer = RewardTrainer(config, RewardModel.from_pretrained(folder, backbone), pairs)
