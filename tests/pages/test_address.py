@@ -164,7 +164,7 @@ def test_the_first_cell_installs_the_wheel_and_what_else_is_missing(monkeypatch)
 def test_where_installing_fails_nothing_is_taken_away(monkeypatch):
     monkeypatch.setenv("BOOK_ADDRESS", "https://ppo.example")
     said, commands = first_cell(set(), code=1)
-    assert "Then try again" in said
+    assert "Run this cell once more" in said
     assert [command[0] for command in commands] == ["install"]
 
 
