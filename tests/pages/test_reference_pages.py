@@ -8,14 +8,33 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
 
-from ppo_lib.trainers.configuration import DPOConfig, GRPOConfig, PPOConfig, describe_range
+from ppo_lib.run.evaluation import EvaluationConfig
+from ppo_lib.run.ranking import RankConfig
+from ppo_lib.trainers.configuration import (
+    MOST,
+    MOST_SEED,
+    DPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    describe_range,
+    load_recipe,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book/hyperparameters.md").read_text(encoding="utf-8")
-CONFIGS: dict[str, Any] = {"DPO": DPOConfig, "GRPO": GRPOConfig}  # by the title of their section; the others are PPO's
+STAGES: dict[str, Any] = {
+    "SFT": SFTConfig,
+    "Ranking": RankConfig,
+    "Reward model": RewardConfig,
+    "Evaluation": EvaluationConfig,
+}
+CONFIGS = STAGES | {"DPO": DPOConfig, "GRPO": GRPOConfig}  # by the title of their section; the others are PPO's
 ROWS = [
     (CONFIGS.get(section.split("\n")[0], PPOConfig), *row)
     for section in re.split(r"^## ", PAGE, flags=re.M)
@@ -35,11 +54,30 @@ def described(config: type, name: str) -> tuple[Any, str]:
     field, hint = knobs(config)[name], typing.get_type_hints(config)[name]
     kinds: list[Any] = [kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType]
     optional = types.NoneType in typing.get_args(hint)
-    return field.default, describe_range(field, kinds[0]) + (", or null" if optional else "")
+    values = describe_range(field, kinds[0])
+    for most in (MOST, MOST_SEED):  # said once on the page, and not in every row
+        values = values.replace(f" and at most {most}", "")
+    return field.default, values + (", or null" if optional else "")
 
 
 def test_every_knob_of_ppo_is_on_the_page_once() -> None:
     assert sorted(name for config, name, _, _ in ROWS if config is PPOConfig) == sorted(knobs(PPOConfig))
+
+
+@pytest.mark.parametrize("config", STAGES.values())
+def test_every_knob_of_the_other_stages_is_in_their_section_once(config: type) -> None:
+    assert sorted(name for owner, name, _, _ in ROWS if owner is config) == sorted(knobs(config))
+
+
+def test_the_recipes_columns_say_what_the_recipes_say() -> None:
+    _, _, section = PAGE.partition("## What others set")
+    header, _, *rows = [line.strip("|").split("|") for line in section.split("\n") if line.startswith("|")]
+    assert len(rows) > 10
+    for name, *values in rows:
+        key = name.strip()
+        for recipe, value in zip(header[1:5], values, strict=False):
+            wanted = load_recipe(recipe.strip())["ppo"].get(key, getattr(PPOConfig(), key))
+            assert float(value) == pytest.approx(float(wanted)), f"{key} of {recipe}"
 
 
 @pytest.mark.parametrize("config", [DPOConfig, GRPOConfig])
@@ -76,3 +114,24 @@ def test_excerpts_of_the_details_page_exist(path: str, options: str) -> None:
 def test_details_are_numbered_in_order() -> None:
     text = (ROOT / "book/details.md").read_text(encoding="utf-8")
     assert [int(n) for n in re.findall(r"^### (\d+)\.", text, re.M)] == list(range(1, 34))
+
+
+def test_every_detail_shows_the_line_of_code_that_decides_it() -> None:
+    """The page promises it for each; an excerpt of one line or more, between its heading and the next."""
+    text = (ROOT / "book/details.md").read_text(encoding="utf-8").split("## See also")[0]
+    without = [entry.splitlines()[0] for entry in re.split(r"^### ", text, flags=re.M)[1:] if "```" not in entry]
+    assert without == []
+
+
+def test_the_list_of_references_holds_every_work_that_a_chapter_or_page_cites() -> None:
+    """Links to papers anywhere, and whatever else stands in a list of references."""
+    listed = set(re.findall(r"url = \{(.+?)\}", (ROOT / "book/references.bib").read_text(encoding="utf-8")))
+    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "book").glob("*.md")]
+    for path in [*(ROOT / "chapters").glob("*.ipynb"), *(ROOT / "book").glob("*.ipynb")]:
+        cells = nbformat.read(path, as_version=4).cells
+        texts.append("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown"))
+    cited = set(re.findall(r"\]\((https?://(?:arxiv\.org|doi\.org|dl\.acm\.org)/[^)]+)\)", "\n".join(texts)))
+    for text in texts:
+        cited |= set(re.findall(r"\]\((https?://[^)]+)\)", text.partition("\n## References")[2]))
+    code = {link for link in cited if "github.com" in link or link.startswith("https://huggingface.co/docs")}
+    assert sorted(cited - code - listed) == []
