@@ -836,6 +836,37 @@ MUTATIONS: Table = {
             "self.config.seed",
         ),
     ],
+    (
+        "test_faults",
+        "damaged_checkpoint or second_process or data_that or signal_while or whom or older_version or edited",
+    ): [
+        Mutation("checkpoint: damage unseen", "load_checkpoint", "sums not in (None, found)", "False"),
+        Mutation("checkpoint: the oldest", "RunFolder._load", "reversed(saved)", "saved"),
+        Mutation("checkpoint: weights for their owner alone", "replace_folder", "path.chmod(mode)", "pass"),
+        Mutation("lock: none", "locking:take", "fcntl.flock(...)", "pass"),
+        Mutation("resume: other data", "RunFolder._check_inputs", "self.inputs.get(key) != there", "False"),
+        Mutation("resume: an edited configuration", "RunFolder._check_inputs", "values.get('config', {})", "{}"),
+        Mutation(
+            "signal: unseen while a checkpoint is written", "iterate", "stop = _", "stop = bool(caught and not due)"
+        ),
+    ],
+    ("test_security", "every_call"): [
+        Mutation(
+            "loading: a model's code is run",
+            "load_causal_lm",
+            "load(..., trust_remote_code=False)",
+            "load(..., trust_remote_code=True)",
+        ),
+    ],
+    ("test_optimum", "optimum"): [
+        Mutation(
+            "optimum: advantages of the wrong sign", "clipped_policy_loss", "-masked_mean(...)", "masked_mean(...)"
+        ),
+    ],
+    ("test_report", "junk or many_samples"): [
+        Mutation("report: a row that is none", "parse_row", "not isinstance(row, dict)", "False"),
+        Mutation("report: other samples", "choose_samples", "file.seek(_)", "pass"),
+    ],
 }
 
 
