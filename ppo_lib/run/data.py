@@ -8,17 +8,18 @@ A source is one text:
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
 from ppo_lib.trainers.configuration import ConfigError
 
+Give = TypeVar("Give", bound=Callable[..., Any])
 # Under which names data sets keep what is looked for; the first that a row has is taken.
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "instruction"),
@@ -39,7 +40,7 @@ def load_demonstrations(source: str) -> list[tuple[str, str]]:
         ConfigError: data that cannot be had, is empty, or lacks one of these texts; names the line or row.
     """
     if found := registry.find(source):
-        return found.demonstrations()
+        return owned(source, found.demonstrations, "demonstrations")()
     return [(prompt, response) for prompt, response in read_texts(source, ("prompt", "response"))]
 
 
@@ -54,24 +55,33 @@ def load_pairs(source: str, split: str = "train") -> list[tuple[str, str, str]]:
         ConfigError: as :func:`load_demonstrations`.
     """
     if found := registry.find(source):
-        return found.pairs(split)
+        return owned(source, found.pairs, "comparisons")(split)
     return [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"))]
 
 
 def load_prompts(source: str, split: str = "train") -> list[str]:
     """Prompts to practise on; arguments and errors as :func:`load_pairs`."""
     if found := registry.find(source):
-        return found.prompts(split)
+        return owned(source, found.prompts, "prompts")(split)
     return [prompt for (prompt,) in read_texts(source, ("prompt",))]
 
 
 def load_problems(source: str) -> list[tuple[str, str]]:
     """Pairs of prompt and the known answer, for :class:`ppo_lib.run.judge_names.ExactAnswer`; errors as above."""
     if found := registry.find(source):
-        if found.problems is None:
-            raise ConfigError(f"{source!r} has no exact answers; give a JSONL file or data set of prompt and answer")
-        return found.problems()
+        return owned(source, found.problems, "exact answers")()
     return [(prompt, answer) for prompt, answer in read_texts(source, ("prompt", "answer"))]
+
+
+def owned(source: str, give: Give | None, what: str) -> Give:
+    """The function by which a registered source gives something.
+
+    Raises:
+        ConfigError: the source has nothing of the kind.
+    """
+    if give is None:
+        raise ConfigError(f"{source!r} has no {what}; give a JSONL file, a data set of the hub, or '{registry.TOY}'")
+    return give
 
 
 def read_texts(source: str, keys: Sequence[str]) -> list[list[str]]:

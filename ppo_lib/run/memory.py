@@ -371,7 +371,7 @@ def judge_bytes(
     with reading(place):
         ours = (place / "adapter_config.json").is_file()
     if ours:
-        shared = folder is not None or base_name(place) == model
+        shared = folder is not None or base_name(place) == registry.exact_model(model)
         shape = empty_model(load_shape(model if shared else base_name(place))[0])
         rank = read_json(place / "adapter_config.json", "a PEFT adapter folder")["r"]
         weights = 0 if shared else (parameters(shape) - elsewhere(shape, parts)) * DTYPES[config.dtype].itemsize

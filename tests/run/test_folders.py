@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from ppo_lib.book.jsonl import append_lines, parse_lines, read_jsonl
 from ppo_lib.book.recordings import list_recorded, load_recorded, save_recorded
-from ppo_lib.run.folders import Interrupted, RunFolder, fit, load_checkpoint, save_checkpoint, saved_checkpoints
+from ppo_lib.run.checkpoints import load_checkpoint, save_checkpoint, saved_checkpoints
+from ppo_lib.run.fitting import Interrupted, fit
+from ppo_lib.run.folders import RunFolder
 from ppo_lib.run.manifests import manifest
 from ppo_lib.run.report import write_report
 from ppo_lib.trainers.configuration import ConfigError, option
@@ -95,7 +97,7 @@ def test_the_environment_can_switch_the_progress_bar_off(tmp_path, monkeypatch, 
         return tqdm(**kwargs, disable=True)
 
     monkeypatch.setenv("TQDM_DISABLE", disabled)
-    monkeypatch.setattr("ppo_lib.run.folders.tqdm", bar)
+    monkeypatch.setattr("ppo_lib.run.fitting.tqdm", bar)
     list(fit(Walk(), RunFolder(tmp_path / "run")))
     assert seen == [bool(disabled)]
 
