@@ -28,6 +28,7 @@ from ppo_lib.errors import BadInput
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import load_tensors, read_json
+from ppo_lib.models.lora import quicken_adapters
 from ppo_lib.models.world import ALONE, World
 
 # The layers with adapters of each model and of each block that was asked for; emptied where adapters come or go.
@@ -88,6 +89,7 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         set_adapter(causal_lm, name)
     _layers.clear()
     quicken(causal_lm)
+    quicken_adapters(causal_lm)
     for parameter in adapter_parameters(causal_lm, name):
         parameter.data = parameter.data.to(adapter_dtype(causal_lm.dtype))
     for key, parameter in causal_lm.named_parameters():

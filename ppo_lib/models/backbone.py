@@ -18,8 +18,11 @@ from ppo_lib.errors import BadInput
 from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import eos_token_ids, load_causal_lm
+from ppo_lib.models.lora import quicken_adapters
+from ppo_lib.models.prefix import WORTH, Prefix, causal_mask, sees_everything, states_after_prefix
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.registry import exact_model
+from ppo_lib.models.scoring import Scored, plain_head
 from ppo_lib.models.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
 from ppo_lib.models.world import ALONE, World
 
@@ -40,6 +43,8 @@ class Backbone(nn.Module):
 
     Attributes:
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
+        share_prefix: read what all prompts of a batch begin with once instead of in every row; on at first.
+        fused_lora: adapters that are added compute in few products (:mod:`ppo_lib.models.lora`); on at first.
 
     Raises:
         ValueError: no chat template where one is wanted, no EOS token, a model whose logits are not its output
@@ -65,7 +70,7 @@ class Backbone(nn.Module):
         self.eval()
         quicken(causal_lm)
         self._adapter: str | None = None
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing, self.share_prefix, self.fused_lora = False, True, True
         check_forward(self)
 
     @classmethod
@@ -92,6 +97,7 @@ class Backbone(nn.Module):
         self.world.place(causal_lm, str(self.device))
         copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.world)
         copy.gradient_checkpointing = self.gradient_checkpointing
+        copy.share_prefix = self.share_prefix
         return copy
 
     def load_weights(self, folder: str | Path) -> None:
@@ -183,6 +189,7 @@ class Backbone(nn.Module):
             )
         alpha = 2 * rank if alpha is None else alpha
         adapters.add_adapter(self.causal_lm, name, self.name, rank, alpha, seed)
+        quicken_adapters(self.causal_lm, self.fused_lora)
         self._use(None)
 
     def adapter_parameters(self, name: str) -> list[nn.Parameter]:
@@ -223,6 +230,7 @@ class Backbone(nn.Module):
             ValueError: no adapter there, or one that was made for another architecture.
         """
         adapters.read_adapter(self.causal_lm, name, self.name, folder)
+        quicken_adapters(self.causal_lm, self.fused_lora)
         self._use(None)
 
     def merged(self, adapter: str | None) -> PreTrainedModel:
@@ -240,19 +248,37 @@ class Backbone(nn.Module):
         """Last hidden states ``(B, P + T, H)`` of a batch, in the given role.
 
         With ``gradient_checkpointing`` set, a gradient costs one more forward pass and keeps little more than one
-        block's activations at a time.
+        block's activations at a time. A beginning that all prompts share is read once
+        (:mod:`ppo_lib.models.prefix`); its columns are zero, since no response is scored there.
         """
         again = self.gradient_checkpointing and torch.is_grad_enabled()
+        shared = 0 if again else self.worth_sharing(len(batch), batch.shared)
         with (
             self.adapter(adapter),
             recomputed(self.causal_lm, adapter, lambda: self.acting) if again else nullcontext(),
         ):
+            if shared:
+                states = states_after_prefix(self.body, batch, shared, Prefix(), self.causal_lm.dtype)
+                return nn.functional.pad(states, (0, 0, shared, 0))
+            real = batch.attention_mask
+            if self.sees_everything:  # the whole mask, once for all layers: of any other transformers asks the device
+                real = causal_mask(real.bool(), 0, self.causal_lm.dtype)
             return self.body(
                 input_ids=batch.sequences,
-                attention_mask=batch.attention_mask,
+                attention_mask=real,
                 position_ids=batch.position_ids,
                 use_cache=False,
             ).last_hidden_state
+
+    @property
+    def sees_everything(self) -> bool:
+        """Whether every layer attends to all that came before; see :func:`ppo_lib.models.prefix.sees_everything`."""
+        return sees_everything(self.causal_lm.config)
+
+    def worth_sharing(self, rows: int, shared: int) -> int:
+        """How many of so many shared first tokens to read once: all of them, or none."""
+        able = self.share_prefix and self.sees_everything and not self.world.sharded
+        return shared if able and rows > 1 and shared >= WORTH else 0
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``(..., V)`` of hidden states ``(..., H)``, in at least float32."""
@@ -262,7 +288,14 @@ class Backbone(nn.Module):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def token_logprobs(
-        self, hidden: Tensor, tokens: Tensor, mask: Tensor, temperature: float = 1.0, entropy_grad: bool = False
+        self,
+        hidden: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        entropy_grad: bool = False,
+        entropy: bool = True,
+        count: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-prob of each token and entropy of each distribution, without holding ``(B, T, V)`` logits.
 
@@ -272,26 +305,33 @@ class Backbone(nn.Module):
             mask: ``(B, T)``; padding is not computed at all.
             temperature: the one that was sampled with; log-probs are those of the sampled distribution.
             entropy_grad: whether the entropy carries a gradient.
+            entropy: whether it is computed at all; otherwise it is 0.
+            count: how many tokens the mask counts, where that is known; else the device is asked.
 
         Returns:
             log-probs and entropies, ``(B, T)`` each, zero in the padding.
         """
         keep = mask.bool()
-        counted = keep.nonzero(as_tuple=True)  # rows and columns of the counted tokens: one wait for the device
+        places = keep.nonzero() if count is None else keep.nonzero_static(size=count)
+        counted = tuple(places.unbind(dim=1))  # rows and columns of the counted tokens
         slices = hidden[counted].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))
 
         def score(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-            logp = torch.log_softmax(self.logits(states) / temperature, dim=-1)
+            if not entropy_grad and plain_head(self.causal_lm, self.head_dtype):
+                return Scored.apply(states, self.causal_lm.get_output_embeddings().weight, ids, temperature, entropy)
+            logits = self.logits(states)
+            logp = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
             spread = logp if entropy_grad else logp.detach()
-            return logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1), -(spread.exp() * spread).sum(-1)
+            chosen = logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+            return chosen, -(spread.exp() * spread).sum(-1) if entropy else torch.zeros_like(chosen)
 
         recompute = torch.is_grad_enabled() and len(slices) > 1
         parts = []
         for states, ids in zip(slices, tokens[counted].split(len(slices[0])), strict=True):
             parts.append(checkpoint(score, states, ids, use_reentrant=False) if recompute else score(states, ids))
         flat = [torch.cat(column) for column in zip(*parts, strict=True)]
-        logprobs, entropy = (x.new_zeros(keep.shape).index_put(counted, x) for x in flat)
-        return logprobs, entropy
+        logprobs, spread = (x.new_zeros(keep.shape).index_put(counted, x) for x in flat)
+        return logprobs, spread
 
 
 @torch.no_grad()

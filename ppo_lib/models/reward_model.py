@@ -1,6 +1,7 @@
 """The reward model: one score for a whole response, learned from comparisons."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,8 +56,8 @@ class RewardModel(nn.Module):
     @torch.no_grad()
     def score_batch(self, batch: TokenBatch, microbatch: int = 64) -> Tensor:
         """Normalised scores ``(B,)``: ``(raw - mean) / std``."""
-        rows = torch.arange(len(batch), device=batch.sequences.device).split(microbatch)
-        raw = torch.cat([self(batch.select(r)) for r in rows])
+        rows = range(len(batch))
+        raw = torch.cat([self(batch.select(rows[i : i + microbatch])) for i in range(0, len(rows), microbatch)])
         return (raw - self.mean) / self.std
 
     def scores(
@@ -77,12 +78,13 @@ class RewardModel(nn.Module):
         batch = backbone.encode_pairs(prompts, responses)
         if finished is not None:  # the EOS is the last token; a response that is nothing else keeps it
             cut_off = ~torch.tensor(finished, dtype=torch.bool, device=backbone.device)
-            batch.response_lengths -= (cut_off & (batch.response_lengths > 1)).long()
-        lengths = batch.prompt_lengths + batch.response_lengths
-        if limit is not None and int(lengths.max()) > limit:
-            row = int(lengths.argmax())
+            cut_off &= batch.response_lengths > 1
+            batch = replace(batch, response_lengths=batch.response_lengths - cut_off.long())
+        lengths = [prompt + response for prompt, response in batch.lengths]
+        if limit is not None and max(lengths) > limit:
+            row = lengths.index(max(lengths))
             raise BadInput(
-                f"pair {row} ({prompts[row][:40]!r}...) has {int(lengths[row])} tokens, but the context of the reward "
+                f"pair {row} ({prompts[row][:40]!r}...) has {lengths[row]} tokens, but the context of the reward "
                 f"model's backbone {backbone.name!r} is {limit}; lower max_new_tokens or drop the prompt"
             )
         return self.score_batch(batch).tolist()

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.prefix import ALIGNED
 from ppo_lib.models.tokens import TokenBatch
 
 BLOCK = 128  # columns by which attention widens; a graph is recorded for each width
 LOOK = 16  # steps between looks at whether every row has ended: each look waits for the GPU
-ALIGNED = 8  # a GPU's attention kernels want rows of the mask to begin at such a multiple, and copy it otherwise
 
 
 def supports_static_cache(backbone: Backbone) -> bool:
@@ -30,12 +30,7 @@ def supports_static_cache(backbone: Backbone) -> bool:
     A model that is sharded does not either: its blocks come and go, and a graph wants fixed addresses. Nor does one
     whose rotary positions change with the longest row: it asks the GPU for that row at every step.
     """
-    if backbone.world.sharded:
-        return False
-    config = backbone.causal_lm.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    return kinds == {"full_attention"} and rotary not in ("dynamic", "longrope")
+    return backbone.sees_everything and not backbone.world.sharded
 
 
 def by_graphs(backbone: Backbone, device: torch.device) -> bool:
