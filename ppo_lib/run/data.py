@@ -18,6 +18,7 @@ from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
 from ppo_lib.trainers.configuration import ConfigError
+from ppo_lib.trainers.reward import pairs_from_ranking
 
 Give = TypeVar("Give", bound=Callable[..., Any])
 # Under which names data sets keep what is looked for; the first that a row has is taken.
@@ -48,7 +49,7 @@ def load_pairs(source: str, split: str = "train") -> list[tuple[str, str, str]]:
     """Comparisons ``(prompt, chosen, rejected)``.
 
     Args:
-        source: see the module.
+        source: see the module; a file may hold comparisons or rankings, which give all their pairs.
         split: ``train`` or ``heldout``, of a registered source; files and data sets have one split each.
 
     Raises:
@@ -56,7 +57,30 @@ def load_pairs(source: str, split: str = "train") -> list[tuple[str, str, str]]:
     """
     if found := registry.find(source):
         return owned(source, found.pairs, "comparisons")(split)
+    if rankings := read_rankings(source):
+        return [pair for prompt, ranked in rankings for pair in pairs_from_ranking(prompt, ranked)]
     return [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"))]
+
+
+def read_rankings(source: str) -> list[tuple[str, list[str]]]:
+    """Prompts and their responses, the best first, of a file that ``rank`` wrote; nothing where it is no such file.
+
+    Raises:
+        ConfigError: a file that begins with a ranking and has a line that is none.
+    """
+    if pinned_data(source) or not Path(source).is_file():
+        return []
+    wanted = '{"prompt": ..., "responses": [best, ..., worst]}'
+    found: list[tuple[str, list[str]]] = []
+    for where, row in read_file(source, wanted):
+        prompt, ranked = (row.get("prompt"), row.get("responses")) if isinstance(row, Mapping) else (None, None)
+        if ranked is None and not found:
+            return []  # comparisons, then, or something else that its reader will refuse
+        texts = [text for text in ranked if isinstance(text, str)] if isinstance(ranked, list) else []
+        if not isinstance(prompt, str) or not prompt.strip() or len(texts) < 2 or texts != ranked:
+            raise ConfigError(f"{where}: is no ranking; each line must be {wanted}, with two responses or more")
+        found.append((prompt, texts))
+    return found
 
 
 def load_prompts(source: str, split: str = "train") -> list[str]:
