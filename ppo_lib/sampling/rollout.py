@@ -6,7 +6,7 @@ distribution than the one whose log-probs PPO compares, and is refused.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -173,7 +173,8 @@ def decode(
                 next_tokens = partial(pick_at, backbone, temperature, noise)
                 decoder = Decoder(backbone, sequences, attention, tokens, prefilled, next_tokens, width)
                 del cache, prefilled  # the decoder has its own copy of the prompts' keys and values
-                return Sampled(*decoder.run(max_new_tokens - 1))
+                batch, ended = decoder.run(max_new_tokens - 1)
+                return Sampled(replace(batch, shared=asked.shared), ended)
             sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
             lengths += ~finished
             finished |= torch.isin(tokens, eos)
@@ -182,7 +183,7 @@ def decode(
             backbone.world.add(left)  # of a sharded model, every process takes as many steps as the longest needs
             if not left:
                 break
-    return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
+    return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width, asked.shared), finished)
 
 
 def read_prompts(backbone: Backbone, asked: TokenBatch, shared: int) -> tuple[Tensor, Any]:

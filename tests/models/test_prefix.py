@@ -119,5 +119,6 @@ def test_sampling_after_a_shared_beginning_draws_the_same_tokens(build_tiny, arc
         )
     assert torch.equal(drawn[0].batch.sequences, drawn[1].batch.sequences)
     assert drawn[0].batch.lengths == drawn[1].batch.lengths
+    assert drawn[0].batch.shared == len(SYSTEM)  # so that scoring and training read it once, too
     assert torch.equal(drawn[0].finished, drawn[1].finished)
     assert len(set(drawn[0].batch.lengths)) > 1
