@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppo_lib.book.intervals import percent, proportion, proportion_of_groups, wins
-from ppo_lib.book.jsonl import finite
+from ppo_lib.book.jsonl import finite, is_number
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
@@ -126,7 +126,7 @@ def before_and_after(
 @torch.no_grad()
 def evaluate_policy(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Means over all prompts of the trainer, and every answer with its scores."""
-    generator = torch.Generator(trainer.device).manual_seed(how.seed)
+    generator = torch.Generator().manual_seed(how.seed)
     totals: dict[str, float] = {}
     texts: list[dict[str, Any]] = []
     count = len(trainer.prompts)
@@ -243,11 +243,27 @@ def load_evaluation(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: the file is damaged.
     """
+    with reading(path):
+        if not path.exists():
+            return None
+        text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        with reading(path):
-            if not path.exists():
-                return None
-            result = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        result = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} is not JSON; remove it, and it is computed again") from error
+    if not is_evaluation(result):
+        raise ConfigError(f"{path.name} is not what align writes; remove it, and it is computed again")
     return dict(result)
+
+
+def is_evaluation(result: Any) -> bool:
+    """Whether this has the parts that tables and reports show, each of its kind."""
+    if not isinstance(result, dict) or not {"heldout", "prompts", "before", "after", "rows"} <= set(result):
+        return False
+    means, rows = [result["before"], result["after"]], result["rows"]
+    return (
+        all(isinstance(part, dict) and all(is_number(x) for x in part.values()) for part in means)
+        and set(means[0]) <= set(means[1])
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) for row in rows)
+    )

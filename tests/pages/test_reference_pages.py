@@ -12,6 +12,7 @@ import nbformat
 import pytest
 import yaml
 
+from ppo_lib.pocket import gold
 from ppo_lib.run.evaluation import EvaluationConfig
 from ppo_lib.run.ranking import RankConfig
 from ppo_lib.trainers.configuration import (
@@ -135,3 +136,10 @@ def test_the_list_of_references_holds_every_work_that_a_chapter_or_page_cites() 
         cited |= set(re.findall(r"\]\((https?://[^)]+)\)", text.partition("\n## References")[2]))
     code = {link for link in cited if "github.com" in link or link.startswith("https://huggingface.co/docs")}
     assert sorted(cited - code - listed) == []
+
+
+def test_the_glossary_gives_the_gold_score_the_weights_that_the_code_has() -> None:
+    entry = (ROOT / "book/glossary.md").read_text(encoding="utf-8").split("\ngold score\n")[1].split("\n\n")[0]
+    said = {float(number.replace("−", "-")) for number in re.findall(r"−?\d+(?:\.\d+)?", entry)}
+    weights = (gold.RIGHT, gold.WRONG, gold.FALSE_SENTENCE, gold.FULL_SENTENCE, gold.COURTESY, gold.FAWNING)
+    assert {*weights, gold.GIBBERISH, gold.UNFINISHED, gold.REPEATED, gold.RAMBLE} <= said
