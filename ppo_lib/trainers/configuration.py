@@ -12,6 +12,7 @@ import math
 import reprlib
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -350,6 +351,9 @@ class PPOConfig:
     minibatch: int = option(32, minimum=1, help="responses per optimizer step")
     microbatch: int = option(32, minimum=1, help="responses per forward pass; less memory, same result")
     gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
+    share_prefix: bool = option(True, help="read what all prompts begin with once, not in every row; same result")
+    fused_lora: bool = option(True, help="an adapted layer in three products instead of five kernels; same result")
+    tf32: bool = option(False, help="let a GPU round the factors of float32 products to TF32, which is faster")
     epochs: int = option(4, minimum=1, help="passes over each rollout batch")
     max_new_tokens: int = option(48, minimum=1, help="longest response, in tokens")
     temperature: float = option(1.0, above=0.0, help="of sampling; log-probs are those of the sampled distribution")
@@ -392,6 +396,12 @@ class PPOConfig:
             )
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ConfigError("kl_estimator is k1, whose gradient is zero on average; with kl_in: loss use k2 or k3")
+        if self.kl_in == "reward" and self.kl_estimator != "k1" and self.beta > 0:
+            warnings.warn(
+                f"kl_estimator is {self.kl_estimator}, which is biased in the reward: as a charge on sampled tokens it "
+                "does not pull along the gradient of the KL; with kl_in: reward use k1, or kl_in: loss with k2",
+                stacklevel=3,
+            )
         if self.kl_target is not None and self.beta == 0:
             raise ConfigError("beta is 0, but kl_target multiplies it up or down; start above 0 (0.1 is usual)")
         if self.finetune == "full" and self.dtype == "float16":
