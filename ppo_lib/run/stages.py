@@ -10,6 +10,7 @@ import torch
 from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.device import allow_tf32
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import decode_responses
 from ppo_lib.models.world import ALONE, World
@@ -60,6 +61,9 @@ def build(
         model, world.device or pick_device(config.device), pick_dtype(config), config.chat_template, world
     )
     backbone.gradient_checkpointing = config.gradient_checkpointing
+    backbone.share_prefix = getattr(config, "share_prefix", True)
+    backbone.fused_lora = getattr(config, "fused_lora", True)
+    allow_tf32(getattr(config, "tf32", False))
     if stage == "sft":
         demonstrations = short_enough(load_demonstrations(config.data), config, backbone, world)
         return SFTTrainer(config, backbone, demonstrations, world)
@@ -163,7 +167,7 @@ class CalibratedRewardTrainer(RewardTrainer):
         finished: list[bool] = []
         while len(answers) < len(prompts):
             chunk = prompts[len(answers) :][: max(1, CALIBRATION_TOKENS // (asked + longest))]
-            generator = torch.Generator(backbone.device).manual_seed(self.config.seed + len(answers))
+            generator = torch.Generator().manual_seed(self.config.seed + len(answers))
             drawn = sample(backbone, backbone.encode_prompts(chunk), longest, 1.0, None, generator)
             answers += decode_responses(backbone.tokenizer, drawn.batch)
             finished += drawn.finished.tolist()
