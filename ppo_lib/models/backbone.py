@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ppo_lib.errors import BadInput
 from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
-from ppo_lib.models.loading import eos_token_ids, load_causal_lm
+from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
 from ppo_lib.models.world import ALONE, World
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         self.chat_template, self.world = chat_template, world if world.sharded else ALONE
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
-        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
+        self.pad_token_id = usable_pad(tokenizer, self.vocab_size, self.eos_token_ids[0])
         self.requires_grad_(False)
         self.eval()
         quicken(causal_lm)
@@ -125,9 +125,14 @@ class Backbone(nn.Module):
         return int(self.causal_lm.get_input_embeddings().weight.shape[-1])  # type: ignore[index]
 
     @property
+    def vocab_size(self) -> int:
+        """How many tokens the model can read."""
+        return int(self.causal_lm.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+
+    @property
     def context_length(self) -> int | None:
         """The most tokens that prompt and response may have together, or None where the model sets no limit."""
-        return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        return context_length(self.causal_lm.config)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: with dropout on, the ratio is not 1 even before the first update."""
@@ -297,26 +302,76 @@ def check_forward(backbone: "Backbone") -> None:
     """Refuse a model whose log-probs would be wrong.
 
     Raises:
-        ValueError: its logits are not its output head applied to its hidden states, or they change when a prompt is
-            padded on the left.
+        BadInput: it does not read batches as they are given here, its weights give no numbers, its logits are not its
+            output head applied to its hidden states, change when a prompt is padded on the left, or depend on tokens
+            that come later.
     """
     model, device = backbone.causal_lm, backbone.device
-    prompt, longer = [backbone.eos_token_ids[0], 0], [1, 0, 1, 0]
-    ids = torch.tensor([[*prompt, 1]], device=device)
+    which = f"model {backbone.name!r} ({model.config.model_type}, {str(model.dtype).removeprefix('torch.')})"
+    end = backbone.eos_token_ids[0]
+    prompt, longer = [end, 0], [1, 0, 1, 0]
+    batch = pad_pairs([prompt, longer, prompt], [[1, 0], [1, 0], [1, 1]], backbone.pad_token_id).to(device)
+    ids = torch.tensor([[*prompt, 1, 0]], device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    own = model(**inputs).logits.float()
-    scale = float(own.abs().max())
-    head = backbone.logits(backbone.body(**inputs).last_hidden_state)
+    try:
+        own = model(**inputs).logits.float()
+        head = backbone.logits(backbone.body(**inputs).last_hidden_state)
+        padded = backbone.logits(backbone.hidden_states(batch))[:, -ids.shape[1] :]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the model's own code; whatever it raises, this model is none for us
+        why = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{which} does not read batches as ppo_lib gives them ({type(error).__name__}: {why}); take another model"
+        ) from error
+    if not bool(torch.isfinite(own).all()):
+        raise BadInput(f"{which} gives logits that are NaN or infinite; its weights are damaged, or need another dtype")
+    scale, exact = float(own.abs().max()), model.dtype in (torch.float32, torch.float64)
     if not float((head - own).abs().max()) <= 1e-2 * scale:  # the same numbers, in a precision of their own
         raise BadInput(
-            f"model {backbone.name!r} ({model.config.model_type}) changes its logits after the output head "
-            "in a way that ppo_lib does not know; its log-probs would be wrong"
+            f"{which} changes its logits after the output head in a way that ppo_lib does not know; its log-probs "
+            "would be wrong"
         )
-    batch = pad_pairs([prompt, longer], [[1], [1]], backbone.pad_token_id).to(device)
-    padded = backbone.logits(backbone.hidden_states(batch))[:1, -ids.shape[1] :]
-    exact = model.dtype in (torch.float32, torch.float64)
-    if not float((padded - own).abs().max()) <= (1e-3 if exact else 0.2) * scale:
+    near = (1e-3 if exact else 0.2) * scale
+    if not float((padded[:1] - own).abs().max()) <= near:
         raise BadInput(
-            f"model {backbone.name!r} ({model.config.model_type}, {model.dtype}) gives other logits "
-            "when a prompt is padded on the left; its log-probs would depend on the batch"
+            f"{which} gives other logits when a prompt is padded on the left; its log-probs would depend on the batch"
         )
+    if not float((padded[2, :-1] - own[0, :-1]).abs().max()) <= near:
+        raise BadInput(
+            f"{which} reads tokens that come later, so it is no causal language model; set is_decoder in its "
+            "configuration if it was trained as one, or take another model"
+        )
+    try:
+        cached = logits_out_of_the_cache(backbone, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{which} keeps no keys and values that ppo_lib could sample with ({type(error).__name__}: {why}); take a "
+            "model of attention layers"
+        ) from error
+    if not float((cached - padded[:, -cached.shape[1] :]).abs().max()) <= near:
+        raise BadInput(
+            f"{which} samples from its cache what it does not score; the log-probs of PPO would be those of another "
+            "distribution, so take another model"
+        )
+
+
+def logits_out_of_the_cache(backbone: "Backbone", batch: TokenBatch) -> Tensor:
+    """Logits ``(B, T + 1, V)`` as a sampler sees them: of the prompts' last tokens, then token by token."""
+    mask, cache, start, seen = batch.attention_mask, None, 0, []
+    for end in range(batch.prompt_width, batch.sequences.shape[1] + 1):
+        output = backbone.body(
+            input_ids=batch.sequences[:, start:end],
+            attention_mask=mask[:, :end],
+            position_ids=batch.position_ids[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache, start = output.past_key_values, end
+        if cache is None:
+            raise ValueError("it returns no past_key_values")
+        seen.append(backbone.logits(output.last_hidden_state[:, -1]))
+    return torch.stack(seen, dim=1)

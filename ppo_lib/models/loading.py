@@ -107,20 +107,55 @@ def resolve(path: str | Path) -> Path | str:
 
 
 def eos_token_ids(causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a response: a model may have several (a chat model's end of turn, say).
+    """Every id that ends a response: those that the model lists (a chat model's end of turn, say) and the tokenizer's.
+
+    The tokenizer's own comes first: it is the one that is appended where no chat template says otherwise. One that the
+    model has no embedding for can never be sampled, and is left out.
 
     Raises:
-        ValueError: there is none.
+        BadInput: there is none.
     """
-    ids = getattr(causal_lm.generation_config, "eos_token_id", None)
-    if ids is None:
-        ids = tokenizer.eos_token_id
-    if ids is None:
+    listed = getattr(causal_lm.generation_config, "eos_token_id", None)
+    ids = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
+    if tokenizer.eos_token_id is not None:
+        ids.insert(0, tokenizer.eos_token_id)
+    if not ids:
         raise BadInput("the model has no EOS token, so no response could ever end; set tokenizer.eos_token")
-    ids = [ids] if isinstance(ids, int) else list(ids)
-    if tokenizer.eos_token_id in ids:  # the tokenizer's own EOS first: it is the one that is appended
-        ids.insert(0, ids.pop(ids.index(tokenizer.eos_token_id)))
-    return ids
+    rows = int(causal_lm.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    usable = [i for i in dict.fromkeys(ids) if isinstance(i, int) and 0 <= i < rows]
+    if not usable:
+        raise BadInput(
+            f"the EOS tokens {ids} are outside of the model's vocabulary of {rows}; give the tokenizer that the model "
+            "was trained with, or resize the model's embedding"
+        )
+    return usable
+
+
+def usable_pad(tokenizer: PreTrainedTokenizerBase, vocabulary: int, eos: int) -> int:
+    """An id to fill the padding with. It is never read, so any that the model has does: often the tokenizer's is none.
+
+    Args:
+        tokenizer: whose pad token is taken where the model knows it.
+        vocabulary: how many tokens the model knows.
+        eos: what is taken otherwise.
+    """
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) and 0 <= pad < vocabulary else eos
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The most tokens that a sequence may have, or None where the model sets no limit.
+
+    Rotary positions of the kinds ``dynamic`` and ``longrope`` turn by other angles once the longest row of a batch is
+    beyond a length. Then a token's log-prob would depend on the rows beside it, so that length is the limit here.
+    """
+    text = config.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None)]
+    rotary = getattr(text, "rope_parameters", None) or {}
+    for setting in [value for value in rotary.values() if isinstance(value, dict)] or [rotary]:
+        if setting.get("rope_type") in ("dynamic", "longrope"):
+            limits.append(setting.get("original_max_position_embeddings"))
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from ppo_lib.models import registry
 from ppo_lib.models.adapters import adapter_dtype, add_adapter
 from ppo_lib.models.backbone import MAX_LOGITS
 from ppo_lib.models.hub import pinned_model
-from ppo_lib.models.loading import DTYPES, base_name, load_shape, read_json, refusals
+from ppo_lib.models.loading import DTYPES, base_name, context_length, load_shape, read_json, refusals
 from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.models.tokens import encode_prompts
 from ppo_lib.models.world import ALONE, World
@@ -408,7 +408,7 @@ def longest_texts(
     lengths = [len(ids) + 1 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     each = len(texts) // len(rows)
     answers = [max(lengths[i : i + each]) for i in range(0, len(lengths), each)]
-    limit = config.max_length or getattr(shape.get_text_config(), "max_position_embeddings", None)
+    limit = config.max_length or context_length(shape)
     found = list(zip(prompts, answers, strict=True))
     kept = [both for both in found if limit is None or sum(both) <= limit or not config.drop_longer] or found
     return max(prompt for prompt, _ in kept), max(answer for _, answer in kept)
