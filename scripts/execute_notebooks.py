@@ -46,7 +46,11 @@ if importlib.util.find_spec("ppo_lib") is None:
 """
 MAX_LINES, MAX_WIDTH, MAX_CODE_CELLS, CELL_SECONDS = 25, 92, 60, 120
 KEPT_METADATA = ("tags", "exercise", "mystnb")
-SOLUTION = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
+# What the folds of an exercise are called on the page, by the cell's tag.
+FOLDS = {
+    "check": {"code_prompt_show": "Show the check", "code_prompt_hide": "Hide the check"},
+    "solution": {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"},
+}
 
 
 def chapter_paths(named: list[str]) -> list[Path]:
@@ -79,8 +83,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         digest = hashlib.sha1(f"{cell.cell_type}:{cell.source}".encode()).hexdigest()[:10]
         seen[digest] += 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-        if "solution" in cell.metadata.get("tags", []):
-            cell.metadata["mystnb"] = nbformat.from_dict(SOLUTION)
+        for tag in FOLDS.keys() & set(cell.metadata.get("tags", [])):
+            cell.metadata["mystnb"] = nbformat.from_dict(FOLDS[tag])
         if cell.cell_type != "code":
             cell.pop("attachments", None)
             continue

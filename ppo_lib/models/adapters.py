@@ -11,7 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig
+from peft.functional import (
+    delete_adapter,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_adapter,
+    set_peft_model_state_dict,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import nn
@@ -76,7 +83,9 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are meant
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it for GPT-2
         torch.manual_seed(seed)
-        causal_lm.add_adapter(config, adapter_name=name)
+        # PEFT itself, not transformers' add_adapter: that one asks for a PEFT of its own time, and pip gives another
+        inject_adapter_in_model(config, causal_lm, name)
+        set_adapter(causal_lm, name)
     _layers.clear()
     quicken(causal_lm)
     for parameter in adapter_parameters(causal_lm, name):
@@ -84,6 +93,14 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
     for key, parameter in causal_lm.named_parameters():
         if "lora_" in key:  # PEFT froze those of the other adapters
             parameter.requires_grad_(True)
+
+
+def remove_adapter(causal_lm: PreTrainedModel, name: str) -> None:
+    """Take an adapter away again."""
+    delete_adapter(causal_lm, name, prefix="lora_")
+    peft_config: Any = causal_lm.peft_config
+    del peft_config[name]
+    _layers.clear()
 
 
 def lora_layers(module: nn.Module) -> list[BaseTunerLayer]:
@@ -120,7 +137,7 @@ def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str 
     tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
     save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
     config: Any = causal_lm.peft_config[name]
-    pinned = pinned_model(base)  # transformers has put its own idea of the name there
+    pinned = pinned_model(base)
     config.base_model_name_or_path, config.revision = (pinned.name, pinned.commit) if pinned else (base, None)
     config.save_pretrained(str(folder))
     file = Path(folder) / "adapter_config.json"
@@ -143,8 +160,7 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str |
     add_adapter(causal_lm, name, base, config["r"], config["lora_alpha"], seed=0)
     wanted = {k: v.shape for k, v in adapter_state(causal_lm, name).items()}
     if wanted != {k: v.shape for k, v in tensors.items()}:
-        causal_lm.delete_adapter(name)
-        _layers.clear()
+        remove_adapter(causal_lm, name)
         raise BadInput(f"the adapter in {str(folder)!r} was made for another model than {base!r}")
     set_peft_model_state_dict(causal_lm, tensors, adapter_name=name)
 

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from scripts.execute_notebooks import SOLUTION, clean, execute, install_source, problems
+from scripts.execute_notebooks import FOLDS, clean, execute, install_source, problems
 
 v4 = nbformat.v4
 
@@ -26,14 +26,15 @@ def test_cleaning_twice_is_cleaning_once_and_ids_follow_the_content():
 
 
 def test_timings_go_and_tags_stay():
-    cell = code("1", execution={"start": "now"}, tags=["check"], exercise="k3")
-    assert clean(notebook(cell)).cells[0].metadata == {"tags": ["check"], "exercise": "k3"}
+    cell = code("1", execution={"start": "now"}, tags=["exercise"], exercise="k3")
+    assert clean(notebook(cell)).cells[0].metadata == {"tags": ["exercise"], "exercise": "k3"}
 
 
-def test_a_solution_is_folded_under_its_name_and_the_install_cell_is_written_anew():
-    cells = clean(notebook(code("old", tags=["colab"]), code("x = 1", tags=["solution"]))).cells
+def test_checks_and_solutions_are_folded_under_their_names_and_the_install_cell_is_written_anew():
+    old, *folded = (code(tag, tags=[tag]) for tag in ("colab", "check", "solution"))
+    cells = clean(notebook(old, *folded)).cells
     assert cells[0].source == install_source()
-    assert cells[1].metadata.mystnb == SOLUTION
+    assert [cell.metadata.mystnb for cell in cells[1:]] == [FOLDS["check"], FOLDS["solution"]]
 
 
 def test_pieces_of_a_stream_become_one():
