@@ -19,7 +19,15 @@ from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.recomputing import recomputed
-from ppo_lib.models.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
+from ppo_lib.models.tokens import (
+    TokenBatch,
+    closing_token,
+    decode_responses,
+    encode_prompts,
+    in_chat_form,
+    pad_pairs,
+    pair_ids,
+)
 from ppo_lib.models.world import ALONE, World
 
 # The language-model head turns H numbers per token into V. It runs over slices of this many logits, which are
@@ -55,10 +63,12 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if chat_template:
-            in_chat_form(tokenizer, "")  # refuses a tokenizer without a template
+            in_chat_form(tokenizer, "a")  # refuses a tokenizer without a template
         self.chat_template, self.world = chat_template, world if world.sharded else ALONE
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
+        if chat_template and (end := closing_token(tokenizer, self.eos_token_ids, chat=True)) < self.vocab_size:
+            self.eos_token_ids = list(dict.fromkeys([end, *self.eos_token_ids]))  # it ends an answer, whoever lists it
         self.pad_token_id = usable_pad(tokenizer, self.vocab_size, self.eos_token_ids[0])
         self.requires_grad_(False)
         self.eval()
@@ -140,20 +150,49 @@ class Backbone(nn.Module):
 
     def encode_prompts(self, prompts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of prompts as this model reads them; see :func:`ppo_lib.models.tokens.encode_prompts`."""
-        return encode_prompts(self.tokenizer, prompts, max_length, self.chat_template)
+        return self.known_tokens(encode_prompts(self.tokenizer, prompts, max_length, self.chat_template), prompts)
+
+    def known_tokens(self, rows: list[list[int]], texts: Sequence[str]) -> list[list[int]]:
+        """The token ids, all of which the model has an embedding for.
+
+        Raises:
+            BadInput: the tokenizer makes one that the model does not know, such as a chat token that was added to it.
+        """
+        for ids, text in zip(rows, texts, strict=True):
+            if max(ids, default=0) >= self.vocab_size:
+                token = max(ids)
+                raise BadInput(
+                    f"the text {text[:40]!r} has the token {token} ({self.tokenizer.convert_ids_to_tokens(token)!r}), "
+                    f"but model {self.name!r} knows {self.vocab_size} tokens; take that token out of the texts, or add "
+                    "it to the model (resize_token_embeddings) and save it again"
+                )
+        return rows
 
     def pair_ids(
-        self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        max_length: int | None = None,
+        chat: bool | None = None,
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of prompts and of finished responses; see :func:`ppo_lib.models.tokens.pair_ids`."""
-        eos = self.eos_token_ids[0]
-        return pair_ids(self.tokenizer, prompts, responses, eos, max_length, self.chat_template)
+        """Token ids of prompts and of finished responses; see :func:`ppo_lib.models.tokens.pair_ids`.
+
+        ``chat`` puts prompts into the chat template or not, whatever the backbone does by itself.
+        """
+        chat = self.chat_template if chat is None else chat
+        end = closing_token(self.tokenizer, self.eos_token_ids, chat)
+        asked, answers = pair_ids(self.tokenizer, prompts, responses, end, max_length, chat)
+        return self.known_tokens(asked, prompts), self.known_tokens(answers, responses)
 
     def encode_pairs(
         self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
     ) -> TokenBatch:
         """A batch of finished prompt-response pairs on the model's device; errors as :meth:`pair_ids`."""
         return pad_pairs(*self.pair_ids(prompts, responses, max_length), self.pad_token_id).to(self.device)
+
+    def response_texts(self, batch: TokenBatch) -> list[str]:
+        """The text of each response, without what ended it; see :func:`ppo_lib.models.tokens.decode_responses`."""
+        return decode_responses(self.tokenizer, batch, self.eos_token_ids)
 
     # ------------------------------------------------------------------------------------------------------ adapters
 

@@ -3,7 +3,6 @@
 Weights are read from safetensors only, and no code that comes with a model is run.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
+from ppo_lib.models.adapter_folders import base_name, check_finite, is_adapter, merge
 from ppo_lib.models.hub import HUB_ERRORS, how_to_pin, looks_like_a_name, pinned_model, reason
 
 # What transformers raises when a model cannot be had or is no such model.
@@ -47,6 +45,8 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
         raise BadInput(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
     _, tokenizer = load_shape(path)
     where, revision = locate(path)
+    if isinstance(where, Path) and is_adapter(where):  # merged, so that any stage can stand on it
+        return merge(load_causal_lm(base_name(where), dtype)[0], where), tokenizer
     load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
     with refusals(path):
         causal_lm, report = load(
@@ -59,6 +59,7 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
         )
         if report["missing_keys"]:  # transformers would go on with random numbers in their place
             raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:3])}")
+    check_finite(causal_lm, path)
     return causal_lm, tokenizer
 
 
@@ -66,6 +67,12 @@ def load_shape(path: str | Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     """The configuration and the tokenizer of a causal language model, without its weights; errors as above."""
     transformers_logging.disable_progress_bar()  # a bar per weight is noise in a notebook; downloads keep theirs
     where, revision = locate(path)
+    if isinstance(where, Path) and is_adapter(where):
+        config, tokenizer = load_shape(base_name(where))
+        if (where / "tokenizer_config.json").is_file():
+            with refusals(path):
+                tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        return config, tokenizer
     with refusals(path):
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
         if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
@@ -93,12 +100,26 @@ def locate(path: str | Path) -> tuple[Path | str, str | None]:
     folder = Path(resolve(path))
     with reading(path):
         if folder.is_dir():
-            return folder, None
+            return inside_run(folder), None
     remedy = how_to_pin(str(path)) if looks_like_a_name(str(path)) else "write OWNER/NAME@COMMIT"
     raise BadInput(
         f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format or "
         f"'{registry.TOY}:sft', or, if a model of the hub is meant, {remedy}"
     )
+
+
+def inside_run(folder: Path) -> Path:
+    """The model's folder, where a run's folder was given: of ``align``, the policy's, or what there is so far.
+
+    Raises:
+        BadInput: a run that has not finished.
+    """
+    if not (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
+        return folder
+    for part in (".", "ppo", "sft"):
+        if (folder / part / "model").is_dir():
+            return folder / part / "model"
+    raise BadInput(f"{str(folder)!r} is a run that has not finished; go on with --resume, then use it as a model")
 
 
 def resolve(path: str | Path) -> Path | str:
@@ -150,43 +171,12 @@ def context_length(config: PreTrainedConfig) -> int | None:
     beyond a length. Then a token's log-prob would depend on the rows beside it, so that length is the limit here.
     """
     text = config.get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None)]
     rotary = getattr(text, "rope_parameters", None) or {}
-    for setting in [value for value in rotary.values() if isinstance(value, dict)] or [rotary]:
-        if setting.get("rope_type") in ("dynamic", "longrope"):
-            limits.append(setting.get("original_max_position_embeddings"))
+    settings = [value for value in rotary.values() if isinstance(value, dict)] or [rotary]
+    limits = [
+        setting.get("original_max_position_embeddings")
+        for setting in settings
+        if setting.get("rope_type") in ("dynamic", "longrope")
+    ]
+    limits.append(getattr(text, "max_position_embeddings", None))
     return min((limit for limit in limits if isinstance(limit, int)), default=None)
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON file of a folder that should be ``what``.
-
-    Raises:
-        ValueError: it is not there, or cannot be read.
-    """
-    try:
-        with reading(path):
-            if path.is_file():
-                return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{str(path)!r} is not JSON ({error}); was the folder saved to the end?") from error
-    raise BadInput(f"{str(path.parent)!r} is not {what}: it has no {path.name}")
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        ValueError: it is missing or damaged.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{str(path)!r} cannot be read: {error}; was the folder saved to the end?") from error
-
-
-def base_name(folder: str | Path) -> str:
-    """The name of the model that the adapter in a folder was made for, pinned where it came from the hub."""
-    config = read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")
-    name, revision = config["base_model_name_or_path"], config.get("revision")
-    return f"{name}@{revision}" if revision and not Path(name).is_dir() else str(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ppo_lib.models.hub import current
 from ppo_lib.parallel.processes import Processes
-from ppo_lib.run.data import load_pairs, load_prompts
+from ppo_lib.run.data import load_pairs, load_prompts, quiet
 from ppo_lib.run.evaluation import (
     EvaluationConfig,
     before_and_after,
@@ -164,11 +164,11 @@ def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
     ppo = configs["ppo"]
     check_temperature(ppo, how)
     if "reward" in configs:
-        load_pairs(configs["reward"].data)
+        load_pairs(configs["reward"].data, say=quiet)
         if how.pairs is not None:
-            load_pairs(how.pairs)
-    load_prompts(ppo.prompts)
-    load_prompts(how.prompts or ppo.prompts, "heldout")
+            load_pairs(how.pairs, say=quiet)
+    load_prompts(ppo.prompts, say=quiet)
+    load_prompts(how.prompts or ppo.prompts, "heldout", quiet)
     if ppo.heldout_judge is not None:
         check_judge(ppo.heldout_judge, ppo, "heldout_judge")
 

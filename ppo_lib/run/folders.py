@@ -170,8 +170,8 @@ class RunFolder:
         with writing(self.path / "checkpoints"):
             save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
 
-    def finish(self, trainer: Trainer) -> None:
-        """Save the final model, then the manifest, whose presence says that the run is done."""
+    def save_model(self, trainer: Trainer) -> None:
+        """Save the model as it is now."""
         temporary = self.path / f"{TEMPORARY}model"
         with writing(self.model):
             if self.world.first:
@@ -182,6 +182,12 @@ class RunFolder:
             if not self.world.first:
                 return
             replace_folder(temporary, self.model)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Save the final model, then the manifest, whose presence says that the run is done."""
+        self.save_model(trainer)
+        if not self.world.first:
+            return
         description = manifest(
             to_mapping(trainer.config),
             seconds=self.elapsed(),
@@ -279,6 +285,7 @@ def fit(
                 done = f"stopped after iteration {trainer.iteration} of {total}"
                 raise Interrupted(f"{done}; go on with --resume", caught[0] if caught else signal.SIGTERM)
     if isinstance(trainer, Calibrating) and (world.first or world.sharded):  # those that save
+        run.save_model(trainer)  # whatever happens in that last step, what was trained is there
         found = trainer.calibrate()
         if say is not None:
             say(found)

@@ -36,15 +36,16 @@ from transformers.pytorch_utils import Conv1D
 
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
+from ppo_lib.models.adapter_folders import read_settings, same_model
 from ppo_lib.models.adapters import adapter_dtype, add_adapter
 from ppo_lib.models.backbone import MAX_LOGITS
 from ppo_lib.models.hub import pinned_model
-from ppo_lib.models.loading import DTYPES, base_name, context_length, load_shape, read_json, refusals
+from ppo_lib.models.loading import DTYPES, context_length, load_shape, refusals
 from ppo_lib.models.recomputing import blocks_of
-from ppo_lib.models.tokens import encode_prompts
+from ppo_lib.models.tokens import encode_prompts, encode_responses
 from ppo_lib.models.world import ALONE, World
-from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
-from ppo_lib.run.judge_names import VERIFIABLE
+from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts, quiet
+from ppo_lib.run.judge_names import VERIFIABLE, own_folder
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.run.stages import CALIBRATION_ANSWERS, CALIBRATION_TOKENS
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
@@ -338,7 +339,7 @@ def memory_plan(
     if stage not in ("ppo", "grpo"):
         prompt, answer = longest_texts(stage, config, shape, tokenizer)
         return plan_training(stage, shape, known, prompt, answer, world.size, world.parts)
-    prompts = [text + config.prompt_suffix for text in load_prompts(config.prompts)]
+    prompts = [text + config.prompt_suffix for text in load_prompts(config.prompts, say=quiet)]
     longest = max(map(len, encode_prompts(tokenizer, prompts, chat=config.chat_template)))
     longest = min(longest, config.max_prompt_tokens or longest)
     plan = plan_memory(shape, known, longest, processes=world.size, parts=world.parts)
@@ -366,19 +367,17 @@ def judge_bytes(
     source = registry.find(name) if name else None
     if folder is None and (name is None or name in VERIFIABLE or (source and source.reward_model is None)):
         return 0, 0
-    own = source.reward_model() if source and source.reward_model else str(name)
-    place = Path(folder or own)
-    with reading(place):
-        ours = (place / "adapter_config.json").is_file()
-    if ours:
-        shared = folder is not None or base_name(place) == model
-        shape = empty_model(load_shape(model if shared else base_name(place))[0])
-        rank = read_json(place / "adapter_config.json", "a PEFT adapter folder")["r"]
+    place = folder or own_folder(str(name))
+    if place:
+        settings = read_settings(place)
+        shared = folder is not None or same_model(settings.base, model)
+        shape, rank = empty_model(load_shape(model if shared else settings.base)[0]), settings.rank
         weights = 0 if shared else (parameters(shape) - elsewhere(shape, parts)) * DTYPES[config.dtype].itemsize
         return weights, adapter_bytes(shape, rank, DTYPES[config.dtype]) + head_bytes(shape)
-    pinned = pinned_model(str(name))
-    if not pinned and not (place / "config.json").is_file():
-        return 0, 0
+    pinned, place = pinned_model(str(name)), Path(str(name))
+    with reading(place):
+        if not pinned and not (place / "config.json").is_file():
+            return 0, 0
     with refusals(str(name)), torch.device("meta"):
         where, commit = (pinned.name, pinned.commit) if pinned else (str(place), None)
         shape = AutoConfig.from_pretrained(where, revision=commit, trust_remote_code=False)
@@ -402,10 +401,10 @@ def longest_texts(
 ) -> tuple[int, int]:
     """Tokens of the longest prompt and of the longest answer, its EOS included, of those that are trained on."""
     rows: Sequence[tuple[str, ...]]
-    rows = load_demonstrations(config.data) if stage == "sft" else load_pairs(config.data)
+    rows = load_demonstrations(config.data, quiet) if stage == "sft" else load_pairs(config.data, say=quiet)
     prompts = map(len, encode_prompts(tokenizer, [row[0] for row in rows], chat=config.chat_template))
     texts = list(chain.from_iterable(row[1:] for row in rows))
-    lengths = [len(ids) + 1 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    lengths = [len(ids) + 1 for ids in encode_responses(tokenizer, texts)]
     each = len(texts) // len(rows)
     answers = [max(lengths[i : i + each]) for i in range(0, len(lengths), each)]
     limit = config.max_length or context_length(shape)

@@ -33,7 +33,7 @@ class Witness:
     @property
     def prompts(self) -> list[list[int]]:
         """Two prompts of different lengths, so that one is padded; empty where there are too few tokens to try."""
-        few = self.tokens[: 5]
+        few = self.tokens[:5]
         return [few, few[:2]] if len(self.tokens) >= STEPS + 5 else []
 
     def __call__(self, hidden: Tensor, number: object = None) -> Tensor:
@@ -53,4 +53,3 @@ class Witness:
         off, scale = (scored - seen).abs(), float(scored.abs().max())
         exact = self.backbone.causal_lm.dtype in (torch.float32, torch.float64)
         return float(off.max()) <= 1e-3 * scale if exact else float(off.mean()) <= 0.1 * scale
-

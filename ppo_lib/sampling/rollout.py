@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
-from ppo_lib.models.tokens import TokenBatch, decode_responses, pad_pairs
+from ppo_lib.models.tokens import TokenBatch, pad_pairs
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.sampling.decoding import Decoder, by_graphs, supports_static_cache
 
@@ -238,7 +238,7 @@ def generate_text(
     generator = torch.Generator(backbone.device).manual_seed(seed)
     ids = backbone.encode_prompts(prompts)
     sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
-    return decode_responses(backbone.tokenizer, sampled.batch)
+    return backbone.response_texts(sampled.batch)
 
 
 def random_numbers(steps: int, rows: int, generator: torch.Generator) -> Tensor:

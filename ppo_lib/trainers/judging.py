@@ -30,8 +30,8 @@ def judge(
 ) -> Tensor:
     """Scores ``(B,)`` of rollouts.
 
-    A reward model on the policy's own backbone reads the very tokens that were sampled. Any other reads the text,
-    with its own tokenizer.
+    A reward model on the policy's own backbone, and of its form of prompts, reads the very tokens that were sampled.
+    Any other reads the text, with its own tokenizer and in its own form.
 
     Args:
         reward: who judges.
@@ -46,7 +46,7 @@ def judge(
     Raises:
         ValueError: a reward function that does not return one finite number per response.
     """
-    if isinstance(reward, RewardModel) and reward.backbone is backbone:
+    if isinstance(reward, RewardModel) and reward.backbone is backbone and reward.reads_as_sampled:
         own = reward.score_batch(
             batch.select(world.share(torch.arange(len(batch), device=backbone.device))), microbatch
         )
