@@ -64,9 +64,8 @@ def read_settings(folder: str | Path) -> AdapterSettings:
     for key, values in PLAIN.items():
         if config.get(key) not in values:
             raise BadInput(
-                f"{str(path)!r}: {key} is {config[key]!r}, but an adapter that is loaded beside others must be plain "
-                "LoRA; merge it into its model first (PEFT's merge_and_unload), or give the folder as model, where it "
-                "is merged"
+                f"{str(path)!r}: {key} is {config[key]!r}, but only plain LoRA can be loaded beside other adapters; "
+                "give the folder as model, where it is merged into its base, or merge it by PEFT's merge_and_unload"
             )
     rank = number_at(config, "r", path, 1, MOST_RANK)
     if rank != int(rank):

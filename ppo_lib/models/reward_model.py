@@ -85,7 +85,11 @@ class RewardModel(nn.Module):
         return replace(batch, sequences=sequences)
 
     def scores(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        finished: Sequence[bool] | None = None,
+        cut: bool = False,
     ) -> list[float]:
         """Normalised scores of responses given as text.
 
@@ -94,14 +98,24 @@ class RewardModel(nn.Module):
             responses: texts.
             finished: whether each response came to its end; one that was cut off is read without an EOS, just as
                 :meth:`score_batch` reads its tokens. All are finished by default.
+            cut: what is longer than the model's context loses the beginning of its prompt, then the end of its
+                response, instead of being refused: another tokenizer may have sampled it.
 
-        What is longer than the model's context loses the beginning of its prompt; then the end of its response.
+        Raises:
+            BadInput: a prompt and response longer than the model's context.
         """
         backbone, limit = self.backbone, self.backbone.context_length
         asked, answers = backbone.pair_ids(prompts, responses, chat=self.chat_template)
         if finished is not None:  # the EOS is the last token; a response that is nothing else keeps it
             answers = [ids if done or len(ids) < 2 else ids[:-1] for ids, done in zip(answers, finished, strict=True)]
-        if limit is not None:
+        lengths = [len(prompt) + len(answer) for prompt, answer in zip(asked, answers, strict=True)]
+        if limit is not None and max(lengths) > limit:
+            if not cut:
+                row = lengths.index(max(lengths))
+                raise BadInput(
+                    f"pair {row} ({prompts[row][:40]!r}...) has {lengths[row]} tokens, but the context of the reward "
+                    f"model's backbone {backbone.name!r} is {limit}; lower max_new_tokens or drop the prompt"
+                )
             asked, answers = shortened(asked, answers, limit)
         return self.score_batch(pad_pairs(asked, answers, backbone.pad_token_id).to(backbone.device)).tolist()
 

@@ -195,7 +195,7 @@ def encode_prompts(
         raise BadInput("prompts is empty; give at least one text")
     texts = [in_chat_form(tokenizer, prompt) for prompt in prompts] if chat else prompts
     rows = [list(ids) for ids in tokenizer(texts, add_special_tokens=not chat)["input_ids"]]
-    first = tokenizer.bos_token_id
+    first = getattr(tokenizer, "bos_token_id", None)
     for i, (ids, text) in enumerate(zip(rows, prompts, strict=True)):
         if not chat and tokenizer.eos_token_id is not None and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids.pop()

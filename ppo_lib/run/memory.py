@@ -15,6 +15,7 @@ SFT, reward training and DPO hold less: no critic and no rollout, but a microbat
 and its longest answer together. Sizes come from configurations, tokenizer and texts; no weights are read.
 """
 
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -250,7 +251,12 @@ def kept_per_token(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int) 
     try:
         one, two = (kept_by_blocks(model, dtype, lora_rank, blocks) for blocks in (1, 2))
         return one + (two - one) * (model.get_text_config().num_hidden_layers - 1)
-    except RuntimeError:  # a mixture of experts, say, looks at numbers
+    except Exception as error:  # a mixture of experts, say, looks at numbers; ALiBi wants a mask of two dimensions
+        warnings.warn(
+            f"what a {model.model_type!r} model keeps for the backward pass cannot be counted ({type(error).__name__}); "
+            "the memory plan estimates it from the sizes of its layers",
+            stacklevel=2,
+        )
         layers, itemsize = adapted_layers(empty_model(model)), dtype.itemsize
         adapter = adapter_dtype(dtype).itemsize
         read = adapter * bool(lora_rank and itemsize < adapter)  # what an adapter reads, in float32
@@ -310,8 +316,9 @@ def adapted_layers(model: PreTrainedModel) -> list[tuple[int, int]]:
 def cache_bytes_per_token(model: PreTrainedConfig, itemsize: int) -> int:
     """Bytes of keys and values that one token leaves in all layers."""
     text = model.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    every = getattr(text, "num_attention_heads", None) or 1  # what has no heads is counted as one, which is more
+    heads = getattr(text, "num_key_value_heads", None) or every
+    size = getattr(text, "head_dim", None) or text.hidden_size // every
     return 2 * text.num_hidden_layers * heads * size * itemsize
 
 

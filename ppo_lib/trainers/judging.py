@@ -108,7 +108,8 @@ def ask(
     """
     own = world.share(texts)
     if isinstance(function, RewardModel):
-        function = partial(function.scores, finished=None if finished is None else world.share(finished.tolist()))
+        ended = None if finished is None else world.share(finished.tolist())
+        function = partial(function.scores, finished=ended, cut=True)
     try:
         given: Any = function(list(world.share(prompts)), list(own))  # its own lists: it may do with them what it likes
     except SystemExit as error:  # or the run would end here without a word, and without an error to whoever called it

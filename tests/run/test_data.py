@@ -88,7 +88,7 @@ def test_conversations_of_one_turn_are_read(tmp_path):
 
 def test_several_turns_are_refused_naming_the_line(tmp_path):
     file = write(tmp_path / "a.jsonl", {"messages": [USER, ASSISTANT, USER, ASSISTANT]})
-    with pytest.raises(ValueError, match=r"a.jsonl, line 1: prompt is None"):
+    with pytest.raises(ValueError, match=r"a.jsonl, line 1: none of the 1 rows can be used: 1 with several turns"):
         load_demonstrations(file)
 
 
