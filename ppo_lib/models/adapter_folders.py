@@ -97,7 +97,7 @@ def base_name(folder: str | Path, file: str = CONFIG) -> str:
 def found_base(folder: Path, name: str) -> str | None:
     """The folder of that name: where it says, or relative to the adapter's or one above; None where there is none."""
     with reading(folder):
-        if Path(name).is_dir() or registry.find_model(name) is not None:
+        if Path(name).exists() or registry.find_model(name) is not None:
             return name
         # After a move: relative to the adapter's folder or one above; of align, the model of the stage before.
         beside = [] if Path(name).is_absolute() else [parent / name for parent in folder.absolute().parents]
@@ -108,10 +108,11 @@ def found_base(folder: Path, name: str) -> str | None:
 
 def same_model(one: str, other: str) -> bool:
     """Whether two names mean one model: the same text, or the same folder."""
+    one, other = registry.exact_model(one), registry.exact_model(other)
     if one == other:
         return True
     places = [Path(registry.find_model(name) or name) for name in (one, other)]
-    return all(place.is_dir() for place in places) and places[0].samefile(places[1])
+    return all(place.exists() for place in places) and places[0].samefile(places[1])
 
 
 def merge(causal_lm: PreTrainedModel, folder: Path) -> PreTrainedModel:

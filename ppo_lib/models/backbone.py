@@ -19,6 +19,7 @@ from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.recomputing import recomputed
+from ppo_lib.models.registry import exact_model
 from ppo_lib.models.tokens import (
     TokenBatch,
     closing_token,
@@ -90,9 +91,10 @@ class Backbone(nn.Module):
 
         The processes of a sharded world hold it together, a part each.
         """
+        path = exact_model(str(path))
         causal_lm, tokenizer = load_causal_lm(path, dtype)
         world.place(causal_lm, device)
-        return cls(causal_lm, tokenizer, str(path), chat_template, world)
+        return cls(causal_lm, tokenizer, path, chat_template, world)
 
     def copy(self) -> "Backbone":
         """Another backbone with the same weights and no adapter, on the same device."""

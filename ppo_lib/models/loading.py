@@ -1,6 +1,6 @@
-"""Reading models from folders in hub format, from a model hub, or from the package itself; refusing what cannot work.
+"""Reading models from folders in hub format, GGUF files, a model hub, or the package itself; refusing what cannot work.
 
-Weights are read from safetensors only, and no code that comes with a model is run.
+Weights are read from safetensors and GGUF only, and no code that comes with a model is run.
 """
 
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
 from ppo_lib.models.adapter_folders import base_name, check_finite, is_adapter, merge
+from ppo_lib.models.gguf import gguf_shape, is_gguf, load_gguf
 from ppo_lib.models.hub import HUB_ERRORS, how_to_pin, looks_like_a_name, pinned_model, reason
 
 # What transformers raises when a model cannot be had or is no such model.
@@ -34,8 +35,8 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
     """A causal language model and its tokenizer.
 
     Args:
-        path: a folder in hub format, ``OWNER/NAME@COMMIT`` on the hub, or ``"pocket:sft"`` and the like
-            (:mod:`ppo_lib.models.registry`).
+        path: a folder in hub format, a GGUF file, ``OWNER/NAME@COMMIT`` on the hub, or ``"pocket:sft"``, ``"smollm2"``
+            and the like (:mod:`ppo_lib.models.registry`).
         dtype: one of ``DTYPES``.
 
     Raises:
@@ -49,14 +50,17 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
         return merge(load_causal_lm(base_name(where), dtype)[0], where), tokenizer
     load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
     with refusals(path):
-        causal_lm, report = load(
-            where,
-            revision=revision,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        if isinstance(where, Path) and is_gguf(where):
+            causal_lm, report = load_gguf(where, DTYPES[dtype])
+        else:
+            causal_lm, report = load(
+                where,
+                revision=revision,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
         if report["missing_keys"]:  # transformers would go on with random numbers in their place
             raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:3])}")
     check_finite(causal_lm, path)
@@ -68,16 +72,22 @@ def load_shape(path: str | Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     transformers_logging.disable_progress_bar()  # a bar per weight is noise in a notebook; downloads keep theirs
     where, revision = locate(path)
     if isinstance(where, Path) and is_adapter(where):
-        config, tokenizer = load_shape(base_name(where))
+        shape, own = load_shape(base_name(where))
         if (where / "tokenizer_config.json").is_file():
             with refusals(path):
-                tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        return config, tokenizer
+                own = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        return shape, own
     with refusals(path):
-        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        if isinstance(where, Path) and is_gguf(where):
+            config, tokenizer = gguf_shape(where)
+        else:
+            config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+            tokenizer = None  # read once it is known that the model can be
         if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
             raise ValueError(f"it is a {config.model_type!r} model, which is not a causal language model")
-        return config, AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+        return config, tokenizer
 
 
 @contextmanager
@@ -90,21 +100,24 @@ def refusals(path: str | Path) -> Iterator[None]:
 
 
 def locate(path: str | Path) -> tuple[Path | str, str | None]:
-    """Where a model lies, for transformers: a folder, or a repository of the hub and its commit.
+    """Where a model lies, for transformers: a folder or a GGUF file, or a repository of the hub and its commit.
 
     Raises:
         ValueError: no such folder, and no name that is pinned to a commit.
     """
-    if pinned := pinned_model(str(path)):
+    found = resolve(path)
+    if pinned := pinned_model(str(found)):
         return pinned.name, pinned.commit
-    folder = Path(resolve(path))
+    place = Path(found)
     with reading(path):
-        if folder.is_dir():
-            return inside_run(folder), None
+        if place.is_dir():
+            return inside_run(place), None
+        if is_gguf(place):
+            return place, None
     remedy = how_to_pin(str(path)) if looks_like_a_name(str(path)) else "write OWNER/NAME@COMMIT"
     raise BadInput(
-        f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format or "
-        f"'{registry.TOY}:sft', or, if a model of the hub is meant, {remedy}"
+        f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format, a "
+        f".gguf file, 'smollm2' or '{registry.TOY}:sft', or, if a model of the hub is meant, {remedy}"
     )
 
 
@@ -123,8 +136,9 @@ def inside_run(folder: Path) -> Path:
 
 
 def resolve(path: str | Path) -> Path | str:
-    """The folder of a model that a registered source holds; anything else is returned as it came."""
-    return registry.find_model(str(path)) or path
+    """Where a model lies that a registered source holds; anything else is returned as it came."""
+    name = registry.exact_model(str(path))
+    return registry.find_model(name) or (path if name == str(path) else name)
 
 
 def eos_token_ids(causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -11,32 +11,41 @@ from importlib import import_module
 from pathlib import Path
 
 TOY = "pocket"  # what configurations name unless told otherwise: it comes with the package and needs no network
-MODULES = {TOY: "ppo_lib.pocket.source", "stories": "ppo_lib.run.stories"}  # who registers which name
+MODULES = {  # who registers which name
+    TOY: "ppo_lib.pocket.source",
+    "stories": "ppo_lib.run.stories",
+    "smollm2": "ppo_lib.models.smollm2",
+}
 
 Judge = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> one score each
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be had under one name; each is a function, called when it is needed.
+    """What is to be had under one name; each is a function, called when it is needed, or None where there is no such.
 
     Attributes:
         demonstrations: gives pairs of prompt and response.
         pairs: gives comparisons ``(prompt, chosen, rejected)`` of a split, ``train`` or ``heldout``.
         prompts: gives the prompts of a split.
-        problems: gives pairs of prompt and exact answer; None where answers are not exact.
-        model: gives the folder of a language model, ``NAME:WHICH`` in a configuration; ValueError for an unknown one.
+        problems: gives pairs of prompt and exact answer.
+        model: gives the folder, file or hub name of a language model, ``NAME:WHICH`` in a configuration; ValueError for
+            an unknown one.
+        default_model: gives the exact name of the model that ``NAME`` alone stands for on this machine.
+        about: gives a sentence on that choice.
         reward_model: gives the folder of a reward model in this library's form.
         judge: gives a function that scores responses, where no model does.
         gold: scores responses by their true quality, where that is known.
         held_out: whether the split ``heldout`` is kept back from training.
     """
 
-    demonstrations: Callable[[], list[tuple[str, str]]]
-    pairs: Callable[[str], list[tuple[str, str, str]]]
-    prompts: Callable[[str], list[str]]
+    demonstrations: Callable[[], list[tuple[str, str]]] | None = None
+    pairs: Callable[[str], list[tuple[str, str, str]]] | None = None
+    prompts: Callable[[str], list[str]] | None = None
     problems: Callable[[], list[tuple[str, str]]] | None = None
-    model: Callable[[str], Path] | None = None
+    model: Callable[[str], Path | str] | None = None
+    default_model: Callable[[], str] | None = None
+    about: Callable[[], str] | None = None
     reward_model: Callable[[], Path] | None = None
     judge: Callable[[], Judge] | None = None
     gold: Judge | None = None
@@ -67,8 +76,20 @@ def find(text: str) -> Source | None:
     return _makers[name](rest) if name in _makers else None
 
 
-def find_model(text: str) -> Path | None:
-    """The folder of the language model that ``NAME:WHICH`` names, or None; ValueError where a source lacks that one."""
+def find_model(text: str) -> Path | str | None:
+    """Where the language model lies that ``NAME:WHICH`` names, or None; ValueError where a source lacks that one."""
     name, _, which = text.partition(":")
     source = find(name) if which else None
     return source.model(which) if source and source.model else None
+
+
+def exact_model(text: str) -> str:
+    """The name under which a model is the same on every machine, where ``text`` leaves that open.
+
+    A source's bare name stands for what the source has here, and a source's name for one of the hub for that.
+    """
+    source = find(text)
+    if source and source.default_model:
+        return source.default_model()
+    found = find_model(text)
+    return found if isinstance(found, str) else text

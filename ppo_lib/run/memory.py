@@ -253,8 +253,8 @@ def kept_per_token(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int) 
         return one + (two - one) * (model.get_text_config().num_hidden_layers - 1)
     except Exception as error:  # a mixture of experts, say, looks at numbers; ALiBi wants a mask of two dimensions
         warnings.warn(
-            f"what a {model.model_type!r} model keeps for the backward pass cannot be counted ({type(error).__name__}); "
-            "the memory plan estimates it from the sizes of its layers",
+            f"what a {model.model_type!r} model keeps for the backward pass cannot be counted "
+            f"({type(error).__name__}); the memory plan estimates it from the sizes of its layers",
             stacklevel=2,
         )
         layers, itemsize = adapted_layers(empty_model(model)), dtype.itemsize

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from ppo_lib.book.recordings import load_recorded
 from ppo_lib.run.health import Band, bands, diagnose
 from ppo_lib.trainers.configuration import GRPOConfig, PPOConfig, to_mapping
 
@@ -70,6 +71,48 @@ def test_runs_without_a_ratio_are_not_told_about_one():
     """SFT, reward models and DPO have no ratio; a missing column once counted as 0."""
     rows = [{"iteration": i + 1, "loss": 2 - 0.01 * i, "accuracy": 0.8, "grad_norm": 1.0} for i in range(40)]
     assert diagnose(rows, {"epochs": 2, "batch": 32}) == []
+
+
+def test_a_metric_that_only_some_rows_have_counts_where_it_is_there():
+    """A missing value once counted as 0, so an entropy of every second row had collapsed."""
+    rows = healthy()
+    for row in rows[::2]:
+        for metric in ("entropy", "eos_rate", "response_length", "ratio_max", "score_std", "explained_variance"):
+            del row[metric]
+    assert diagnose(rows, {"epochs": 4}) == []
+    for row in rows[1::2]:
+        row["entropy"] = 0.001
+    (finding,) = diagnose(rows, {"epochs": 4})
+    assert finding.metric == "entropy"
+
+
+def test_a_run_is_told_only_about_metrics_that_it_has():
+    for missing in healthy()[0].keys() - {"iteration"}:
+        rows = [{name: value for name, value in row.items() if name != missing} for row in healthy()]
+        assert diagnose(rows, {"epochs": 4}) == [], missing
+
+
+def test_one_long_step_and_the_batch_it_threw_far_out_are_found_in_the_recorded_run():
+    """Iteration 47 of the recipe's first seed steps far, iteration 48 speaks from out there, 49 is back."""
+    run = load_recorded("pocket/beta_0.05/seed_0")
+    step, batch = [finding for finding in diagnose(run.metrics, run.manifest["config"]) if not finding.note]
+    assert (step.metric, step.iteration) == ("approx_kl", 47)
+    assert (batch.metric, batch.iteration) == ("kl_k1", 48)
+    assert run.metrics[48]["kl_k1"] < 10 < 30 < batch.value
+
+
+@pytest.mark.parametrize(("metric", "usual", "leap"), [("approx_kl", 0.01, 0.12), ("kl_k1", 6.0, 19.0)])
+def test_a_leap_is_judged_by_what_was_usual_before_it(metric, usual, leap):
+    rows = changed(metric, usual)
+    rows[25][metric] = leap
+    (finding,) = diagnose(rows)
+    assert (finding.metric, finding.iteration, finding.value) == (metric, 26, leap)
+    assert finding.band == f"near {usual:g}"
+    rows[25][metric] = 0.7 * leap
+    assert diagnose(rows) == []
+    rows = changed(metric, usual)
+    rows[9][metric] = leap  # before there is anything to call usual
+    assert diagnose(rows) == []
 
 
 @pytest.mark.parametrize(

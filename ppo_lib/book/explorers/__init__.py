@@ -4,6 +4,7 @@
 environment that gives the static form of the published book, otherwise the live widget.
 """
 
+from ppo_lib.book.explorers.answers import beta_answers, three_answers
 from ppo_lib.book.explorers.baselines import baseline
 from ppo_lib.book.explorers.beta_sweep import beta_runs
 from ppo_lib.book.explorers.bias_variance import gae_bias_variance
@@ -23,8 +24,9 @@ from ppo_lib.book.explorers.temperatures import temperature
 from ppo_lib.book.explorers.token_rewards import beta_tokens
 from ppo_lib.book.explorers.totals import total_loss
 
-# Every explorer of the book, in the order of the chapters; the tests walk this list.
+# Every explorer of the book, that of the start page first, then in the order of the chapters; the tests walk this list.
 ALL = (
+    beta_answers,
     discount,
     temperature,
     score_gap,
@@ -52,4 +54,5 @@ __all__ = [
     "Parameter",
     "Strip",
     *sorted(function.__name__ for function in ALL),
+    "three_answers",
 ]

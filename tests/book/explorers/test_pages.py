@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+
+from ppo_lib.book.explorers import answers
 from scripts.store_explorers import FOLDER, PAGES, fresh, problems
 from tests.pages.book import ROOT
 
@@ -12,7 +15,7 @@ def test_stored_explorers_are_fresh():
 
 def test_a_changed_number_is_noticed(monkeypatch, tmp_path):
     for name in PAGES:
-        (tmp_path / name).write_text(fresh(name).replace("2.4", "2.5", 1), encoding="utf-8")
+        (tmp_path / name).write_text(fresh(name).replace("0", "1", 1), encoding="utf-8")
     monkeypatch.setattr("scripts.store_explorers.FOLDER", tmp_path)
     assert problems() == [f"{name} differs from a fresh computation" for name in sorted(PAGES)]
 
@@ -20,3 +23,40 @@ def test_a_changed_number_is_noticed(monkeypatch, tmp_path):
 def test_every_stored_explorer_has_its_page():
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
     assert set(re.findall(rf":file: {FOLDER.name}/(\S+)", pages)) == set(PAGES)
+
+
+def test_the_three_answers_tell_the_story_that_the_start_page_tells():
+    """Imitation errs; PPO is right and liked; without the band the judge likes it even more, and it is the worst."""
+    (_, _, *sft), (_, right, *ppo), (_, hacked, *free) = answers.three_answers().cards
+    judged, true = ([float(row[i].replace("−", "-")) for row in (sft, ppo, free)] for i in (0, 1))
+    assert judged == sorted(judged)
+    assert true[2] < true[0] < true[1]
+    assert "Apia" in right
+    assert "Apia" not in hacked
+
+
+@pytest.mark.parametrize(("name", "place"), [("score", "the judge says"), ("gold", "in truth it is")])
+def test_the_sentence_says_of_both_scores_what_the_numbers_say(name, place):
+    words = set()
+    for setting in answers.beta_answers().settings():
+        now = answers.answer_at(answers.RUNS[setting["beta"]], setting["question"], setting["step"])
+        then = answers.answer_at(answers.RUNS[setting["beta"]], setting["question"], 0)
+        sentence = answers.frame(**setting).sentence
+        if "Word for word" in sentence:
+            assert answers.said(now) == answers.said(then)
+            continue
+        word = re.search(rf"{place} (better|worse|as good)", sentence)[1]
+        assert {"better": now[name] > then[name], "worse": now[name] < then[name]}.get(word, now[name] == then[name])
+        words.add(word)
+    assert {"better", "worse"} <= words
+
+
+def test_the_start_page_leads_to_colab_only_where_the_book_has_an_address(monkeypatch, tmp_path):
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    monkeypatch.setattr("scripts.store_explorers.ROOT", tmp_path)
+    for owner, leads in (("_OWNER_", "#how-to-read"), ("someone", "/github/someone/proximal/blob/main/chapters/00_")):
+        text = re.sub(r"github.com/[^/\s]+/", f"github.com/{owner}/", config)
+        (tmp_path / "_config.yml").write_text(text, encoding="utf-8")
+        links = re.findall(r'href="([^"]+)"', fresh("buttons.html"))
+        assert links[0] == "../chapters/00_rl_for_llms.html"
+        assert leads in links[1]
