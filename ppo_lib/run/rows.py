@@ -50,7 +50,7 @@ def texts_of(row: Any, keys: Sequence[str]) -> list[str]:
         Missing: a text that is not there, or is none.
     """
     if not isinstance(row, Mapping):
-        raise Missing(keys[0], row)
+        raise Missing(keys[0], None)
     if filled := next((name for name in BESIDE if row.get(name) and str(row[name]).strip()), None):
         raise LeftOut(f"text in the column {filled!r}, which belongs to the prompt (write it there)")
     found = {key: answer_at(row, key) for key in keys if key != "prompt"}
