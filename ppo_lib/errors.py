@@ -17,6 +17,10 @@ class BadInput(ValueError):
     """What was given cannot be used; the message is one sentence that names the thing, the value and the remedy."""
 
 
+class Diverged(FloatingPointError):
+    """The numbers of a training ran out of their range; the message is one sentence with the remedy."""
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """While the library reads a file of its own or of the user's: what the system refuses is bad input.

@@ -217,7 +217,7 @@ def table(verdicts: list[Verdict], missing: dict[str, str]) -> str:
     works = [verdict for verdict in verdicts if verdict.works]
     lines = [
         f"Tried with transformers {version('transformers')} and PEFT {version('peft')}: {len(works)} architectures "
-        f"work, {len(verdicts) - len(works)} are refused, of {len(missing)} no tiny model can be made from sizes alone.",
+        f"work, {len(verdicts) - len(works)} are refused, of {len(missing)} no tiny model can be made of sizes.",
         "",
         "| works | caches |",
         "| --- | --- |",

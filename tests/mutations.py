@@ -303,7 +303,7 @@ MUTATIONS: Table = {
             "seen[:, rows, : part.responses.shape[1]] = columns",
             "seen[:, rows, -part.responses.shape[1] :] = columns",
         ),
-        Mutation("judge: its lists are ours", "ask", "function(list(_1), list(_2))", "function(_1, _2)"),
+        Mutation("judge: its lists are ours", "ask", "function(asked, list(own))", "function(prompts, texts)"),
         Mutation("first ratio: float64 is half", "PPOTrainer.check_first_ratio", "_.itemsize < 4", "_.itemsize != 4"),
     ],
     ("test_grpo", "false_alarm"): [
@@ -548,8 +548,8 @@ MUTATIONS: Table = {
             "scores / reward.std - reward.mean",
         ),
         Mutation("judge: raw scores always", "judge", "_ and not normalize", "_"),
-        Mutation("judge: too few scores taken", "ask", "len(answer) != len(own)", "len(answer) > len(own)"),
-        Mutation("judge: infinite scores taken", "ask", "not bool(torch.isfinite(scores).all())", "False"),
+        Mutation("judge: too few scores taken", "read_scores", "len(answer) != _", "len(answer) > len(responses)"),
+        Mutation("judge: infinite scores taken", "ask", "not bool(usable.all())", "False"),
     ],
     ("test_intervals", ""): [
         Mutation("interval: the textbook's", "wilson_interval", "middle = _", "middle = p"),
@@ -661,8 +661,8 @@ MUTATIONS: Table = {
         Mutation("plan: no calibration", "plan_training", "min(CALIBRATION_ANSWERS, _) * reward", "0"),
     ],
     ("test_memory", "print_their"): [
-        Mutation("plan: never printed", "run_stage", "_.say(plan.table())", "pass"),
-        Mutation("plan: PPO's remedy for all", "run_stage", "plan.check(_, stage)", "plan.check(_)"),
+        Mutation("plan: never printed", "train_stage", "_.say(plan.table())", "pass"),
+        Mutation("plan: PPO's remedy for all", "train_stage", "plan.check(_, stage)", "plan.check(_)"),
     ],
     ("test_processes", "exchange or three or reward_model or sft or same_bits"): [
         Mutation("processes: all take all rows", "Processes.share", "rows[_]", "rows"),

@@ -43,6 +43,15 @@ def positive(text: str) -> int:
     return number
 
 
+def is_text(argument: str) -> bool:
+    """Whether an argument can be written down: Python passes bytes that are not UTF-8 as halves of letters."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def make_parser() -> Parser:
     """Commands and options."""
     parser = Parser(prog="ppo_lib", description="PPO for language models.")
@@ -110,13 +119,19 @@ def reader_is_gone() -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if not is_text(argument):
+            parser.error(
+                f"{argument!r} holds what is no text (half a letter, or bytes that are not UTF-8); write it anew"
+            )
     import torch  # from here on it is worth the wait
 
-    from ppo_lib.errors import BadInput
+    from ppo_lib.errors import BadInput, Diverged
     from ppo_lib.parallel.processes import ProcessLost, missing, of_an_exchange
     from ppo_lib.run import commands
-    from ppo_lib.run.folders import Interrupted
+    from ppo_lib.run.fitting import Interrupted
 
     rank = os.environ.get("RANK", "0")
     name = "ppo_lib" if rank == "0" else f"ppo_lib (process {rank})"
@@ -125,10 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signal
-    except KeyboardInterrupt:
-        print(f"{name}: stopped; a run can go on with --resume", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{name}: stopped{told(error)}; a run can go on with --resume", file=sys.stderr)
         return 128 + signal.SIGINT
-    except ProcessLost as error:
+    except (ProcessLost, Diverged) as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         return 1
     except torch.OutOfMemoryError as error:
@@ -148,7 +163,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:  # no other ValueError or OSError: those come from faults, and from users' own functions
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if notes := told(error):  # of a user's own function: the sentence, and then its traceback
+            error.__notes__ = []
+            print(f"{name}: {notes.strip()}", file=sys.stderr, flush=True)
+        raise
     return 0
+
+
+def told(error: BaseException) -> str:
+    """What the library has noted on an error that passed through it: where in a user's own function it arose."""
+    return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
 
 
 if __name__ == "__main__":

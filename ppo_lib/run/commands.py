@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from ppo_lib.run.evaluation import (
     save_evaluation,
 )
 from ppo_lib.run.exports import TARGETS, as_script
-from ppo_lib.run.folders import RunFolder, fit
+from ppo_lib.run.fitting import Interrupted, deferred_signals, fit
+from ppo_lib.run.folders import RunFolder
 from ppo_lib.run.health import diagnose
 from ppo_lib.run.judge_names import check_judge
 from ppo_lib.run.machines import free_memory, pick_device
@@ -32,8 +34,10 @@ from ppo_lib.run.stages import CONFIGS, build, describe_batches
 from ppo_lib.run.trackers import check_tracker, tracker
 from ppo_lib.sampling.rollout import generate_text
 from ppo_lib.trainers.configuration import (
+    MOST_SEED,
     ConfigError,
     apply_overrides,
+    defaults_of,
     load_recipe,
     load_yaml,
     read_config,
@@ -53,11 +57,20 @@ def read_sections(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def section_of(mapping: dict[str, Any], stage: str, where: str) -> dict[str, Any]:
-    """Keys and values of one stage's section; an empty section is all defaults."""
+    """Keys and values of one stage's section."""
     section = mapping[stage]
-    if section is not None and not isinstance(section, dict):
+    if section is None:
+        raise ConfigError(f"{where}: section {stage} says nothing; write {{}} for all defaults")
+    if not isinstance(section, dict):
         raise ConfigError(f"{where}: section {stage} is {section!r}, but must hold keys and values")
-    return dict(section or {})
+    return section
+
+
+def check_sections(mapping: dict[str, Any], where: str) -> None:
+    """Refuse a section of another name: a misspelt one would be missed elsewhere, or not at all."""
+    for key in mapping:
+        if key not in SECTIONS:
+            raise ConfigError(f"{where}: unknown section {key!r}; {suggestion(key, sorted(SECTIONS))}")
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -88,7 +101,8 @@ def run_export(options: argparse.Namespace) -> None:
 def read_stage(options: argparse.Namespace, stage: str) -> Any:
     """The configuration of one stage from ``--config`` or ``--recipe`` and ``--set``."""
     mapping, where = read_sections(options)
-    if mapping and set(mapping) <= SECTIONS:  # a file with sections, such as a recipe
+    if any(key in SECTIONS or isinstance(value, dict) for key, value in mapping.items()):  # such as a recipe
+        check_sections(mapping, where)
         if stage not in mapping:
             raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
         mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
@@ -104,7 +118,7 @@ def run_stage(
     reward: Path | None = None,
     when_built: Callable[[], None] | None = None,
 ) -> None:
-    """Build a stage and run it to its end in its folder; nothing is written before it is known to fit together.
+    """Build a stage and run it to its end in its folder; nothing is left there before it is known to fit together.
 
     Args:
         stage, config, sft, reward: as :func:`ppo_lib.run.stages.build` takes them.
@@ -113,10 +127,29 @@ def run_stage(
         when_built: called once everything is loaded and before anything is written.
     """
     check_tracker(options.log)
-    if run.finished:
-        run.begin(to_mapping(config))  # refuses another configuration
-        run.world.say(f"{stage}: already done, the model is in {run.model}")
-        return
+    with run.held(to_mapping(config), defaults_of(config)):
+        if not run.finished:
+            train_stage(stage, config, run, options, sft, reward, when_built)
+            return
+        if when_built is not None:
+            when_built()
+        run.world.say(f"{stage}: already done, the model is in {Path(run.name) / 'model'}")
+
+
+def train_stage(
+    stage: str,
+    config: Any,
+    run: RunFolder,
+    options: argparse.Namespace,
+    sft: Path | None,
+    reward: Path | None,
+    when_built: Callable[[], None] | None,
+) -> None:
+    """Build a stage and train what is left of it; arguments as of :func:`run_stage`.
+
+    Raises:
+        Interrupted: a signal came; what was trained is kept.
+    """
     plan = memory_plan(stage, config, sft, reward, run.world)  # before any weights are read
     plan.check(free_memory(run.world.device or pick_device(config.device)), stage)
     trainer = build(stage, config, sft, reward, run.world)
@@ -124,20 +157,26 @@ def run_stage(
     run.world.say(plan.table())
     if when_built is not None:
         when_built()
-    run.begin(to_mapping(config))
+    run.begin(to_mapping(config), defaults_of(config))
     how = options.checkpoint_every, not options.quiet, lambda text: run.world.say(f"{stage}: {text}")
-    with tracker(options.log if run.world.first else None, run.path, to_mapping(config)) as log:
+    with (
+        tracker(options.log if run.world.first else None, run.path, to_mapping(config)) as log,
+        deferred_signals() as caught,  # between iterations as well
+    ):
         for metrics in fit(trainer, run, *how):
             log(metrics)
     for finding in diagnose(run.metrics(), to_mapping(config)):
         run.world.say(f"  {finding}")
-    run.world.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {run.model}")
+    run.world.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {Path(run.name) / 'model'}")
+    if caught:
+        raise Interrupted(f"stopped after {stage} was done; what comes next goes on with --resume", caught[0])
 
 
 def run_align(options: argparse.Namespace) -> None:
     """``align``: the stages of a recipe, each standing on the one before; then the table and the report."""
     mapping, where = read_sections(options)
     configs, how = read_recipe(apply_overrides(mapping, spread(options.set, mapping)), where)
+    check_standing(options.set, configs)
     check_tracker(options.log)
     folder: Path = options.out
     world = Processes.launched(configs["ppo"].device)
@@ -148,17 +187,23 @@ def run_align(options: argparse.Namespace) -> None:
         )
     configs = {stage: settled(config, world) for stage, config in configs.items()}
     whole = RunFolder(folder, options.resume, world)
-    everything = {name: to_mapping(config) for name, config in {**configs, "evaluation": how}.items()}
-    whole.check(everything)
-    check_inputs(configs, how)
-    runs = {stage: RunFolder(folder / stage, resume=True, world=world) for stage in configs}
-    done: dict[str, Path] = {}  # the models so far
-    for stage, config in configs.items():
-        begin = None if done else lambda: whole.begin(everything)
-        run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), when_built=begin)
-        done[stage] = runs[stage].model
-    if not world.first:
-        return
+    sections = {**configs, "evaluation": how}
+    everything = {name: to_mapping(config) for name, config in sections.items()}
+    defaults = {name: defaults_of(config) for name, config in sections.items()}
+    with whole.held(everything, defaults):
+        check_inputs(configs, how)
+        runs = {stage: RunFolder(folder / stage, resume=True, world=world) for stage in configs}
+        done: dict[str, Path] = {}  # the models so far
+        for stage, config in configs.items():
+            begin = None if done else lambda: whole.begin(everything, defaults)
+            run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), when_built=begin)
+            done[stage] = runs[stage].model
+        if world.first:
+            measure(folder, configs, how, done)
+
+
+def measure(folder: Path, configs: dict[str, Any], how: EvaluationConfig, done: dict[str, Path]) -> None:
+    """The end of ``align``: before and after, measured once, and the report."""
     result = load_evaluation(folder / "evaluation.json")
     if result is None:
         result = before_and_after(configs["ppo"], done["ppo"], done.get("sft"), done.get("reward"), how)
@@ -185,6 +230,23 @@ def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
     load_prompts(how.prompts or ppo.prompts, "heldout", quiet)
     if ppo.heldout_judge is not None:
         check_judge(ppo.heldout_judge, ppo, "heldout_judge")
+
+
+def check_standing(settings: Sequence[str], configs: Collection[str]) -> None:
+    """Refuse a setting of what ``align`` decides itself, instead of taking it and ignoring it.
+
+    Raises:
+        ConfigError: names the setting and what to do.
+    """
+    if "reward" not in configs:
+        return
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        if key in ("ppo.model", "reward.model", "ppo.reward_model", "reward_model"):
+            raise ConfigError(
+                f"--set {setting!r}: align trains what {key} names in its stages before; use train, or a recipe that "
+                "has the section ppo alone"
+            )
 
 
 def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
@@ -221,6 +283,7 @@ def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], Ev
     Raises:
         ConfigError: other sections, or a section that cannot be used.
     """
+    check_sections(mapping, where)
     stages = set(mapping) - {"evaluation"} - (set(CONFIGS) - set(ALIGNED))
     if stages not in (set(ALIGNED), {"ppo"}):
         needed = f"align needs {', '.join(ALIGNED)}, or ppo alone"
@@ -241,12 +304,28 @@ def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], Ev
 
 def run_sample(options: argparse.Namespace) -> None:
     """``sample``: print each answer, after its prompt where there are several."""
+    check_sampling(options)
     backbone, adapter = load_sampler(options.model, pick_device(options.device), options.chat_template)
     answers = generate_text(
         backbone, options.prompt, options.max_new_tokens, options.temperature, adapter, options.seed
     )
     for prompt, answer in zip(options.prompt, answers, strict=True):
         print(f"{prompt} -> {answer}" if len(answers) > 1 else answer)
+
+
+def check_sampling(options: argparse.Namespace) -> None:
+    """Refuse, before anything is loaded, what no model could answer.
+
+    Raises:
+        ConfigError: a prompt without letters, or a number outside its range.
+    """
+    for prompt in options.prompt:
+        if not prompt.strip():
+            raise ConfigError(f"--prompt is {prompt!r}, but must hold more than blanks")
+    if not 0 <= options.temperature < math.inf:
+        raise ConfigError(f"--temperature is {options.temperature}, but must be a number of 0 or more; 1 is usual")
+    if not 0 <= options.seed <= MOST_SEED:
+        raise ConfigError(f"--seed is {options.seed}, but must be a whole number from 0 to {MOST_SEED}")
 
 
 def run_report(options: argparse.Namespace) -> None:

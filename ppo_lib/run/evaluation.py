@@ -19,7 +19,7 @@ from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch
 from ppo_lib.models.world import ALONE
 from ppo_lib.run.data import load_pairs, load_prompts
-from ppo_lib.run.folders import write_atomic
+from ppo_lib.run.files import write_atomic
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.run.stages import ppo_trainer, short_enough
 from ppo_lib.sampling.rollout import sample

@@ -1,58 +1,52 @@
-"""Run folders: what a run leaves behind, how it is filled, and how it is picked up again after a kill.
+"""Run folders: what a run leaves behind, and how it is picked up again after a kill.
 
     run = RunFolder("runs/first")
-    for metrics in fit(trainer, run):
+    for metrics in fit(trainer, run):  # ppo_lib.run.fitting
         print(metrics["iteration"], metrics["score_mean"])
 
 A folder holds ``config.yaml``, ``metrics.jsonl`` (one whole line per iteration), ``samples.jsonl``,
 ``checkpoints/``, and at the end ``model/`` and ``manifest.json``. Killed at any moment and started
 again with ``resume=True``, a run ends with the same metrics as if never killed: what was written
-after the last checkpoint is dropped, and those iterations are done again, bit for bit.
-
-A process may be killed between any two instructions. So everything is written under a temporary
-name, pushed to the disk, and then renamed, which the file system does in one step. A checkpoint is
-a folder ``000012`` with ``tensors.safetensors`` and ``values.json``; nothing is ever unpickled. By hand, since what
-accelerate and transformers save is pickled in part, and is not cut to the same line as the metrics beside it.
+after the last checkpoint is dropped, and those iterations are done again, bit for bit. A run goes on with the
+configuration and the data that it was begun with, and nothing else; only ``iterations`` may be raised.
 """
 
 import json
 import math
 import os
 import shutil
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from ppo_lib.book.jsonl import append_lines, read_jsonl
 from ppo_lib.errors import BadInput, reading, writing
 from ppo_lib.models.world import ALONE, World
+from ppo_lib.run.checkpoints import (
+    Log,
+    Tensors,
+    Values,
+    damaged,
+    drop_old,
+    load_checkpoint,
+    save_checkpoint,
+    saved_checkpoints,
+)
+from ppo_lib.run.files import TEMPORARY, make_folder, remove_empty, replace_folder, sweep, write_atomic
+from ppo_lib.run.inputs import fingerprints
+from ppo_lib.run.locking import locked
 from ppo_lib.run.manifests import manifest, peak_memory
 from ppo_lib.trainers.configuration import ConfigError, load_yaml, to_mapping
 from ppo_lib.trainers.optimizer import Trainer
 
-TEMPORARY = ".tmp-"
-Tensors = dict[str, torch.Tensor]
-Values = dict[str, Any]
-SHOWN = ("loss", "accuracy", "score_mean", "gold_mean", "heldout_mean", "kl_k3", "eos_rate")
-
-
-@runtime_checkable
-class Calibrating(Protocol):
-    """A trainer with one more step after its last iteration, before it is saved."""
-
-    def calibrate(self) -> str:
-        """Take that step, from the same state always the same; returns a sentence on what was found."""
+LOGS = ("metrics.jsonl", "samples.jsonl")
+MAY_RISE = "iterations"  # the one key that a run may be resumed with another value of: a larger one
+ENDS = ("manifest.json", "evaluation.json")  # what a longer run makes anew
 
 
 class RunFolder:
@@ -69,80 +63,213 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, resume: bool = False, world: World = ALONE) -> None:
-        self.path, self.world = Path(path), world
+        self.name = str(path)
+        with reading(self.name):
+            self.path = Path(path).absolute()  # a user's function may go to another folder
+        self.resume, self.world = resume, world
         self.seconds = 0.0  # of the sessions before this one
         self.peak_memory = 0
         self.started = time.monotonic()
-        with reading(path):
+        self.longer = False
+        self.inputs: dict[str, str] = {}
+        self.config: dict[str, Any] = {}
+        self.logs = {name: Log(self.path / name) for name in LOGS}
+        self._held = False
+        self.look()
+
+    def look(self) -> None:
+        """See that the folder may be used; errors as above."""
+        with reading(self.name):
             if self.path.exists() and not self.path.is_dir():
-                raise ConfigError(f"{str(path)!r} is a file, but a run needs a folder")
-        content = [p.name for p in self.path.glob("*") if not p.name.startswith(TEMPORARY)]
-        if content and not resume:
+                raise ConfigError(f"{self.name!r} is a file, but a run needs a folder")
+            content = [p.name for p in self.path.glob("*") if not p.name.startswith(TEMPORARY)]
+        if content and not self.resume:
             raise ConfigError(
-                f"{str(path)!r} exists and is not empty; use --resume to go on with that run, or another folder"
+                f"{self.name!r} exists and is not empty; use --resume to go on with that run, or another folder"
             )
         if content and "config.yaml" not in content:
-            raise ConfigError(f"{str(path)!r} holds no config.yaml, so it is not a run that can be resumed")
+            raise ConfigError(f"{self.name!r} holds no config.yaml, so it is not a run that can be resumed")
 
     @property
     def finished(self) -> bool:
-        """True once the final model and the manifest are there."""
-        return (self.path / "manifest.json").exists()
+        """True once the final model and the manifest are there, and no more iterations are asked for."""
+        return not self.longer and is_manifest(self.path / "manifest.json") and self.model.is_dir()
 
     @property
     def model(self) -> Path:
         """Where the trained model lies once the run is finished."""
         return self.path / "model"
 
-    def begin(self, config: Mapping[str, Any]) -> None:
+    @contextmanager
+    def held(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Keep the folder for this process, from before anything is loaded until the run ends.
+
+        What would be refused later is refused now: another configuration, a folder that cannot be written to, one
+        that another process works on. If the block ends without an iteration or a model, nothing is left behind.
+
+        Args:
+            config: as :meth:`begin` takes it.
+            defaults: as :meth:`check` takes it.
+
+        Raises:
+            BadInput: as above.
+        """
+        self.check(config, defaults)
+        if self._held or self.finished or not self.world.first:
+            yield
+            return
+        made = make_folder(self.path)
+        try:
+            with locked(self.path, self.name):
+                self.look()  # once more: another process may have been faster
+                begun, self._held = (self.path / "config.yaml").exists(), True
+                try:
+                    yield
+                finally:
+                    self._held = False
+                    if not begun:
+                        self._forget()
+        finally:
+            remove_empty(made)
+
+    def _forget(self) -> None:
+        """Remove the configuration of a run that has done nothing, or the corrected command would be refused."""
+        with writing(self.path):
+            sweep(self.path)
+            if {path.name for path in self.path.iterdir() if not path.name.startswith(TEMPORARY)} == {"config.yaml"}:
+                (self.path / "config.yaml").unlink()
+
+    def begin(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         """Write ``config.yaml``, or, when there is one, see that it says the same.
+
+        Raises:
+            ConfigError: as :meth:`check`.
+        """
+        self.check(config, defaults)
+        self.started = time.monotonic()  # the stages before it, in a run of several, are not its own time
+        self.config, self.inputs = flatten(config), fingerprints(config, self.path)
+        self.world.wait()  # until all have looked at the folder
+        path = self.path / "config.yaml"
+        if self.world.first and (self.longer or not path.exists()):
+            make_folder(self.path)
+            for name in ENDS:  # before the configuration, or a run killed between the two would count as done
+                (self.path / name).unlink(missing_ok=True)
+            write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False))
+
+    def check(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+        """See that the folder was begun with this configuration, or not yet; ``iterations`` may have been raised.
+
+        Args:
+            config: keys and values; sections too.
+            defaults: values of keys that the version which began the run may not have known.
 
         Raises:
             ConfigError: the folder was begun with another configuration; names the first key.
         """
-        self.check(config)
-        self.started = time.monotonic()  # the stages before it, in a run of several, are not its own time
-        self.world.wait()  # until all have looked at the folder
-        path = self.path / "config.yaml"
-        if self.world.first and not path.exists():
-            with writing(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False))
-
-    def check(self, config: Mapping[str, Any]) -> None:
-        """See that the folder was begun with this configuration, or not yet; errors as above."""
         if not (self.path / "config.yaml").exists():
             return
-        old, new = flatten(load_yaml(self.path / "config.yaml")), flatten(config)
+        self.compare(flatten(defaults or {}) | flatten(load_yaml(self.path / "config.yaml")), flatten(config))
+
+    def compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        """See that a run may go on with another configuration than its own; errors as above."""
         for key in [*new, *old]:
             there, here = old.get(key, "not given"), new.get(key, "not given")
-            if there != here:
-                raise ConfigError(
-                    f"cannot resume {self.path.name!r}: it was begun with {key} {there!r}, but now {key} is "
-                    f"{here!r}; use the same value, or another folder"
-                )
+            if there == here:
+                continue
+            if key.rpartition(".")[2] == MAY_RISE and all(type(x) is int for x in (there, here)) and here > there:
+                self.longer = True
+                continue
+            remedy = "use the same value"
+            if key.rpartition(".")[2] == MAY_RISE:
+                remedy = f"use that number or a larger one ({MAY_RISE} may be raised)"
+            elif key not in new:
+                remedy = "this version does not know that key; go on with the version that began the run"
+            raise ConfigError(
+                f"cannot resume {self.path.name!r}: it was begun with {key} {there!r}, but now {key} is "
+                f"{here!r}; {remedy}, or another folder"
+            )
 
     def restore(self, trainer: Trainer) -> None:
-        """Load the last checkpoint into the trainer and drop what was written after it."""
-        sizes: dict[str, int] = {}
-        saved = saved_checkpoints(self.path / "checkpoints")
-        if saved:
-            tensors, values = load_checkpoint(saved[-1])
-            trainer.load_state(tensors, values["trainer"])
-            sizes, self.seconds = values["sizes"], values["seconds"]
-            self.peak_memory = values["peak_memory_bytes"]
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path, size = self.path / name, sizes.get(name, 0)
-            present = path.stat().st_size if path.exists() else 0
-            if present < size:
-                raise ConfigError(
-                    f"cannot resume {self.path.name!r}: {name} has {present} bytes, but had {size} "
-                    "when the checkpoint was written; the file was changed"
+        """Load the last checkpoint that is whole into the trainer, and drop what was written after it.
+
+        Raises:
+            BadInput: all checkpoints are damaged, or the run's configuration, model or data were changed.
+        """
+        values: Values = self._load(trainer, saved_checkpoints(self.path / "checkpoints"))
+        sizes = values.get("sizes", {})
+        self.seconds = values.get("seconds", 0.0)
+        self.peak_memory = values.get("peak_memory_bytes", 0)
+        self.world.wait()
+        if self.world.first and self.path.exists():
+            with writing(self.path):
+                sweep(self.path)
+                sweep(self.path / "checkpoints")
+                drop_old(self.path / "checkpoints")
+                if not values:
+                    self._keep_old_metrics()
+                for name in LOGS:
+                    if (self.path / name).exists():
+                        os.truncate(self.path / name, sizes.get(name, 0))
+        self.logs = {name: Log(self.path / name) for name in LOGS}
+
+    def _load(self, trainer: Trainer, saved: list[Path]) -> Values:
+        """The values of the last checkpoint that can be used, whose state the trainer now has; none of a fresh run."""
+        first: BadInput | None = None
+        for path in reversed(saved):
+            try:
+                tensors, values = load_checkpoint(path)
+                self._check_logs(path, values)
+                self._check_inputs(values)
+                load_state(trainer, path, tensors, values)
+            except Changed:
+                raise
+            except BadInput as error:
+                first = first or error
+                continue
+            if first is not None:
+                warnings.warn(f"{first}; went back to checkpoint {path.name}", stacklevel=4)
+            return values
+        if first is not None:
+            raise ConfigError(
+                f"no checkpoint of {self.path.name!r} can be used: {first}; start again in another folder"
+            ) from first
+        return {}
+
+    def _check_logs(self, path: Path, values: Values) -> None:
+        """See that the lines written before a checkpoint are those that stand there now."""
+        for name, size in values.get("sizes", {}).items():
+            log = Log(self.path / name)
+            found = log.read_on(size)
+            if log.size < size:
+                raise damaged(path, f"{name} has {log.size} bytes, but had {size} when it was written")
+            if found != values.get("sums", {}).get(name, found):
+                raise damaged(path, f"the first {size} bytes of {name} are not those that stood there")
+
+    def _check_inputs(self, values: Values) -> None:
+        """See that configuration, model and data are those of the checkpoint."""
+        try:
+            self.compare(self.config | values.get("config", {}), self.config)
+        except ConfigError as error:
+            raise Changed(f"{error}; its config.yaml was changed after the checkpoint") from error
+        for key, there in values.get("inputs", {}).items():
+            if self.inputs.get(key) != there:
+                raise Changed(
+                    f"cannot resume {self.path.name!r}: the content of {key} {self.config.get(key)!r} is not what it "
+                    "was at the checkpoint; put the old files back, or begin another run in another folder"
                 )
-            self.world.wait()
-            if present > size and self.world.first:
-                with writing(path):
-                    os.truncate(path, size)
+
+    def _keep_old_metrics(self) -> None:
+        """Before a run begins again at its first iteration, since no checkpoint is left: keep what it had measured."""
+        for name in LOGS:
+            path = self.path / name
+            if path.exists() and path.stat().st_size:
+                os.replace(path, path.with_name(f"{path.stem}.old.jsonl"))
+                if name == LOGS[0]:
+                    warnings.warn(
+                        f"{self.path.name!r} has metrics but no checkpoint, so it begins again at its first "
+                        f"iteration; the old metrics are kept in {path.stem}.old.jsonl",
+                        stacklevel=4,
+                    )
 
     def record(self, metrics: Mapping[str, float], samples: Iterable[Mapping[str, Any]]) -> None:
         """Append one line of metrics, and the samples of that iteration, and push them to disk."""
@@ -160,12 +287,15 @@ class RunFolder:
         tensors, values = trainer.state()  # of a model that is sharded, all processes give their parts
         if not self.world.first:
             return
-        files = [self.path / "metrics.jsonl", self.path / "samples.jsonl"]
+        sums = {name: log.read_on() for name, log in self.logs.items()}
         state = {
             "trainer": values,
-            "sizes": {path.name: path.stat().st_size for path in files if path.exists()},
+            "sizes": {name: log.size for name, log in self.logs.items() if log.path.exists()},
+            "sums": sums,
             "seconds": self.elapsed(),
             "peak_memory_bytes": max(self.peak_memory, peak_memory()),
+            "config": self.config,
+            "inputs": self.inputs,
         }
         with writing(self.path / "checkpoints"):
             save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
@@ -195,6 +325,7 @@ class RunFolder:
             iterations=trainer.iteration,
         )
         write_atomic(self.path / "manifest.json", json.dumps(description, indent=2) + "\n")
+        self.longer = False
 
     def elapsed(self) -> float:
         """Seconds of this run, earlier sessions included."""
@@ -210,6 +341,32 @@ class RunFolder:
         return read_jsonl(self.path / "samples.jsonl")
 
 
+class Changed(ConfigError):
+    """The run was begun with something else; no earlier checkpoint would help."""
+
+
+def load_state(trainer: Trainer, path: Path, tensors: Tensors, values: Values) -> None:
+    """Give a trainer the state of a checkpoint.
+
+    Raises:
+        BadInput: it is not the state of such a trainer, or of another iteration than its name says.
+    """
+    try:
+        if values["trainer"]["iteration"] != int(path.name):
+            raise ValueError(f"it says iteration {values['trainer']['iteration']!r}")
+        trainer.load_state(tensors, values["trainer"])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether the manifest of a finished run is there, and whole."""
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys of sections joined by dots: ``{"ppo": {"beta": 0.1}}`` becomes ``{"ppo.beta": 0.1}``."""
     flat: dict[str, Any] = {}
@@ -219,188 +376,3 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came; the folder can be resumed.
-
-    Attributes:
-        signal: the number of the signal.
-    """
-
-    def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
-        self.signal = signal
-
-
-def fit(
-    trainer: Trainer,
-    run: RunFolder,
-    checkpoint_every: int | None = None,
-    progress: bool = True,
-    say: Callable[[str], None] | None = None,
-) -> Iterator[dict[str, float]]:
-    """Run the iterations that are left, recording each; yields its metrics.
-
-    Args:
-        trainer: a stage, fresh from its configuration and seed.
-        run: its folder; one that was interrupted goes on where its last checkpoint stands.
-        checkpoint_every: iterations between checkpoints. None: by the clock, about every 20
-            seconds, and so that writing takes at most a twentieth of the time.
-        progress: show a progress bar on stderr.
-        say: is given the sentence of a trainer that calibrates its model before saving it, such as ``print``.
-
-    Raises:
-        ConfigError: the folder was begun with another configuration, or ``checkpoint_every`` is below 1.
-        Interrupted: Ctrl-C or SIGTERM; the iteration was finished and a checkpoint written. A
-            second Ctrl-C stops at once, and costs the iterations since the last checkpoint.
-    """
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ConfigError(f"checkpoint_every is {checkpoint_every}, but must be 1 or more iterations")
-    run.begin(to_mapping(trainer.config))
-    if run.finished:
-        return
-    run.restore(trainer)
-    world = run.world
-    total, last, cost = trainer.iterations, time.monotonic(), 0.0
-    shown = progress and world.first and not os.environ.get("TQDM_DISABLE")  # tqdm's notebook bar does not look
-    with tqdm(total=total, initial=trainer.iteration, desc=run.path.name, disable=not shown) as bar:
-        while trainer.iteration < total:
-            with deferred_signals() as caught:
-                metrics = trainer.step()
-                run.record(metrics, trainer.samples())
-                now = time.monotonic()
-                due = now - last > max(20.0, 20 * cost)
-                if checkpoint_every is not None:
-                    due = trainer.iteration % checkpoint_every == 0
-                stop = world.any(bool(caught))  # a signal may reach one process an iteration before another
-                if due or stop or trainer.iteration == total:
-                    run.checkpoint(trainer)
-                    last = time.monotonic()
-                    cost = last - now
-            bar.set_postfix({k: f"{metrics[k]:.3g}" for k in SHOWN if k in metrics}, refresh=False)
-            bar.update()
-            yield metrics
-            if stop:
-                done = f"stopped after iteration {trainer.iteration} of {total}"
-                raise Interrupted(f"{done}; go on with --resume", caught[0] if caught else signal.SIGTERM)
-    if isinstance(trainer, Calibrating) and (world.first or world.sharded):  # those that save
-        run.save_model(trainer)  # whatever happens in that last step, what was trained is there
-        found = trainer.calibrate()
-        if say is not None:
-            say(found)
-    run.finish(trainer)
-    world.wait()  # what comes next may read the model
-
-
-@contextmanager
-def deferred_signals() -> Iterator[list[int]]:
-    """Let the block finish when Ctrl-C or SIGTERM comes; the list yielded holds what came."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # Python delivers signals to the main thread only
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-        print("\nfinishing this iteration; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def sync(path: Path) -> None:
-    """Push a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a part.
-
-    Raises:
-        BadInput: the system refuses, as on a full disk.
-    """
-    temporary = path.with_name(TEMPORARY + path.name)
-    with writing(path):
-        temporary.write_text(text, encoding="utf-8")
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its final name; an older folder of that name goes first."""
-    for path in sorted(temporary.rglob("*")):
-        sync(path)
-    sync(temporary)
-    remove_folder(final)
-    os.replace(temporary, final)
-    sync(final.parent)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder; one that is half removed never carries its name."""
-    if path.exists():
-        doomed = path.with_name(f"{TEMPORARY}removed-{path.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        os.replace(path, doomed)
-        shutil.rmtree(doomed)
-
-
-def save_checkpoint(folder: Path, iteration: int, tensors: Tensors, values: Values, keep: int = 2) -> Path:
-    """Write ``folder/000012`` for iteration 12 and keep the last ``keep`` checkpoints.
-
-    Args:
-        folder: the folder of all checkpoints; made if absent.
-        iteration: iterations done when the state was taken.
-        tensors: weights, optimizer moments, generator states: any device, any dtype.
-        values: what JSON can hold; floats come back bit for bit.
-        keep: checkpoints to keep, this one included.
-
-    Returns:
-        The folder of the new checkpoint.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"{iteration:06d}"
-    temporary = folder / f"{TEMPORARY}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    # A copy of each: safetensors refuses tensors that share memory, such as tied embeddings.
-    copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    save_file(copies, temporary / "tensors.safetensors")
-    (temporary / "values.json").write_text(json.dumps(values), encoding="utf-8")
-    replace_folder(temporary, final)
-    for old in saved_checkpoints(folder)[:-keep]:
-        remove_folder(old)
-    return final
-
-
-def saved_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a folder, oldest first."""
-    return sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
-
-
-def load_checkpoint(path: Path) -> tuple[Tensors, Values]:
-    """The tensors and values of one checkpoint.
-
-    Raises:
-        ValueError: a file is missing or damaged.
-    """
-    try:
-        values = json.loads((path / "values.json").read_text(encoding="utf-8"))
-        return load_file(path / "tensors.safetensors"), values
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(
-            f"checkpoint {path.name} of {path.parent.parent.name!r} cannot be read ({error}); "
-            "remove that checkpoint folder to resume from the one before"
-        ) from error

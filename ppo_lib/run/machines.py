@@ -39,9 +39,10 @@ def pick_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device is {name!r}, but must be auto, cpu or cuda") from error
-    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if device.type not in ("cpu", "cuda", "mps") or missing:
-        raise ConfigError(f"device is {name!r}, but this machine has none; use auto or cpu")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        usable = [kind for kind, count in there.items() if count]
+        raise ConfigError(f"device is {name!r}, but this machine has none; it has {', '.join(usable)}; use auto or cpu")
     return name
 
 

@@ -12,7 +12,7 @@ from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.book.tables import table
 from ppo_lib.errors import reading
 from ppo_lib.run.evaluation import MEASURED, load_evaluation
-from ppo_lib.run.folders import write_atomic
+from ppo_lib.run.files import write_atomic
 from ppo_lib.run.health import bands, diagnose
 from ppo_lib.trainers.configuration import ConfigError, load_yaml
 

@@ -160,7 +160,7 @@ def keep(rows: Sequence[T], lengths: Iterable[int], limit: int, key: str, world:
 class CalibratedRewardTrainer(RewardTrainer):
     """Reward training that ends by fixing the score's zero and unit on answers of the SFT model.
 
-    The last step of its own, :meth:`calibrate`, is called by :func:`ppo_lib.run.folders.fit` before it saves.
+    The last step of its own, :meth:`calibrate`, is called by :func:`ppo_lib.run.fitting.fit` before it saves.
     """
 
     def calibrate(self) -> str:
@@ -226,9 +226,12 @@ def describe_batches(config: Any, iterations: int, world: World = ALONE) -> str:
     groups = f" in groups of {config.group_size}" if isinstance(config, GRPOConfig) else ""
     config = config.rollout() if isinstance(config, GRPOConfig) else config
     if not isinstance(config, PPOConfig):
+        steps = f"{config.epochs} epochs = {iterations} optimizer steps"
+        if iterations == getattr(config, "max_steps", None):
+            steps = f"max_steps = {iterations} optimizer steps, or {config.epochs} epochs if those are fewer"
         return (
             f"batch {config.batch} examples per optimizer step, microbatch {config.microbatch} per forward pass: "
-            f"{config.epochs} epochs = {iterations} optimizer steps{shared}"
+            f"{steps}{shared}"
         )
     per = config.rollout_batch // config.minibatch
     return (

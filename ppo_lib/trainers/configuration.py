@@ -9,7 +9,7 @@ sentence that names the key, the value and the range. ``book/hyperparameters`` t
 import dataclasses
 import difflib
 import math
-import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
-
 from ppo_lib.errors import BadInput
 from ppo_lib.formulas.grpo import AVERAGES, SCALES
 from ppo_lib.models.actor_critic import CRITIC, FINETUNE
 from ppo_lib.models.registry import TOY
 from ppo_lib.sampling.rollout import REFUSED_SAMPLING
+from ppo_lib.trainers.plain_yaml import Refused, load_plain
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")  # what configurations may ask for
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+MOST = 10**9  # of whole numbers that count something
+MOST_FLOAT = 1e300  # so that no whole number is too large for one, and infinities are none
+MOST_SEED = 2**63 - 1  # that all generators take as it is
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 T = TypeVar("T")
@@ -86,9 +87,16 @@ def describe_range(field: "dataclasses.Field[Any]", kind: type) -> str:
         bounds.append(f"above {limits['above']:g}")
     if limits.get("minimum") is not None:
         bounds.append(f"at least {limits['minimum']:g}")
-    if limits.get("maximum") is not None:
-        bounds.append(f"at most {limits['maximum']:g}")
+    if (most := highest(field, kind)) is not None:
+        bounds.append(f"at most {most}" if kind is int else f"at most {most:g}")
     return WORDS[kind] + (" " + " and ".join(bounds) if bounds else "")
+
+
+def highest(field: "dataclasses.Field[Any]", kind: type) -> float | None:
+    """The inclusive upper bound of a number; whole numbers always have one."""
+    if field.metadata.get("maximum") is not None or kind is not int:
+        return field.metadata.get("maximum")
+    return MOST_SEED if field.name == "seed" else MOST
 
 
 def convert(value: Any, field: "dataclasses.Field[Any]", annotation: Any, where: str) -> Any:
@@ -103,7 +111,7 @@ def convert(value: Any, field: "dataclasses.Field[Any]", annotation: Any, where:
     if value is None and optional:
         return None
     result = cast(value, kind)
-    if result is None or not in_range(result, field):
+    if result is None or not in_range(result, field, kind):
         wanted = describe_range(field, kind) + (", or null" if optional else "")
         raise ConfigError(f"{where}: {field.name} is {value!r}, but must be {wanted}")
     return result
@@ -112,22 +120,19 @@ def convert(value: Any, field: "dataclasses.Field[Any]", annotation: Any, where:
 def cast(value: Any, kind: type) -> Any:
     """``value`` as ``kind`` when nothing is lost or guessed, else None."""
     if kind is float:
-        # YAML 1.1 reads 1e-4 (no dot) as text; people mean the number.
-        if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
-            value = float(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > MOST_FLOAT:
             return None
-        return float(value)
+        return None if math.isnan(value) else float(value)
     if kind is int and isinstance(value, bool):
         return None
     return value if isinstance(value, kind) else None
 
 
-def in_range(value: Any, field: "dataclasses.Field[Any]") -> bool:
+def in_range(value: Any, field: "dataclasses.Field[Any]", kind: type) -> bool:
     """True where ``value`` lies within the bounds and the choices of the field."""
     limits = field.metadata
     choices, above = limits.get("choices"), limits.get("above")
-    minimum, maximum = limits.get("minimum"), limits.get("maximum")
+    minimum, maximum = limits.get("minimum"), highest(field, kind)
     return (
         (choices is None or value in choices)
         and (above is None or value > above)
@@ -192,24 +197,9 @@ def to_mapping(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def load_plain(text: str) -> Any:
-    """YAML as plain values, read safely; a key given twice is an error, not a silent last word.
-
-    Raises:
-        yaml.YAMLError: not YAML, a tag that asks for an object, or a key given twice.
-    """
-    nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, yaml.SequenceNode):
-            nodes += node.value
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value]
-            for key in keys:
-                if isinstance(key, str) and keys.count(key) > 1:
-                    raise yaml.YAMLError(f"key {key!r} is given twice")
-            nodes += [value for _, value in node.value]
-    return yaml.safe_load(text)
+def defaults_of(config: Any) -> dict[str, Any]:
+    """The default of each key of a configuration."""
+    return {field.name: field.default for field in dataclasses.fields(config)}
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -231,15 +221,12 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The keys and values of YAML text; errors as for :func:`load_yaml`."""
     try:
         content = load_plain(text)
-    except (
-        yaml.YAMLError,
-        ValueError,
-    ) as error:  # the second from PyYAML's numbers and dates, as in `seed: 2024-13-45`
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    except Refused as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
     if content is None:
-        return {}
+        raise ConfigError(f"{where}: says nothing; write keys and values, such as 'seed: 1', or {{}} for all defaults")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{where}: must hold keys and values, such as 'seed: 1', but holds {content!r}")
+        raise ConfigError(f"{where}: must hold keys and values, such as 'seed: 1', but holds {reprlib.repr(content)}")
     return content
 
 
@@ -260,11 +247,26 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {setting!r}: {section!r} is not a section")
-        try:
-            target[key] = load_plain(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {setting!r}: the value is not valid YAML") from error
+        target[key] = value_of(text, setting)
     return result
+
+
+def value_of(text: str, setting: str) -> Any:
+    """What stands behind the ``=`` of a setting: a number, true, false, null, YAML in quotes or brackets; else a text.
+
+    A text is taken as it stands, blanks and colons included: ``prompt_suffix= Answer:``.
+
+    Raises:
+        ConfigError: quotes or brackets that are not valid YAML.
+    """
+    try:
+        value = load_plain(text)
+    except Refused as error:
+        if text.strip()[:1] in tuple("\"'[{"):
+            raise ConfigError(f"--set {setting!r}: the value is not valid YAML: {error}") from error
+        return text
+    is_yaml = text.strip()[:1] in tuple("\"'[{") or isinstance(value, (bool, int, float)) or not text.strip("~ ")
+    return value if is_yaml or text.strip().lower() == "null" else text
 
 
 def load_recipe(name: str) -> dict[str, Any]:

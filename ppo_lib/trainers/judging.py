@@ -1,8 +1,12 @@
 """Who judges a response: a reward model, or any function of texts. One finite number per response, or a refusal."""
 
+import os
 import reprlib
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +18,7 @@ from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch
 from ppo_lib.models.world import ALONE, World
 
+LARGEST = 1e12  # of a score: its square still has a gradient in float32
 RewardFunction = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> one score each
 
 
@@ -106,34 +111,104 @@ def ask(
         ValueError: it does not return one finite number per response. What the function itself raises is left as it
             is, so that its traceback names its own file and line.
     """
-    own = world.share(texts)
+    own, asked = list(world.share(texts)), list(world.share(prompts))
     if isinstance(function, RewardModel):
         ended = None if finished is None else world.share(finished.tolist())
         function = partial(function.scores, finished=ended, cut=True)
+    with theirs(function, own):
+        given: Any = function(asked, list(own))  # its own lists: it may do with them what it likes
+        if isinstance(given, Iterator):
+            given = list(given)  # a generator runs here: its errors are its own
+    scores = torch.tensor(world.gather(read_scores(given, function, own)), dtype=torch.float64)
+    usable = scores.abs() <= LARGEST  # false for NaN, too
+    if not bool(usable.all()):
+        row = int((~usable).nonzero()[0])
+        raise BadInput(
+            f"the reward of response {row} ({texts[row][:40]!r}) is {float(scores[row])}; it must be finite, and at "
+            f"most {LARGEST:g} in absolute value ({place_of(function)})"
+        )
+    return scores
+
+
+@contextmanager
+def theirs(function: Any, responses: list[str]) -> Iterator[None]:
+    """Around code of the user's own: what it raises keeps its traceback and gets a note, and the folder stays.
+
+    Args:
+        function: what is called.
+        responses: what it is called with, to be named.
+
+    Raises:
+        RuntimeError: it has called ``sys.exit``; or the run would end here without a word.
+    """
+    about = f"{len(responses)} responses, the first of them {responses[0][:40]!r}" if responses else "no response"
+    folder = os.getcwd()
     try:
-        given: Any = function(list(world.share(prompts)), list(own))  # its own lists: it may do with them what it likes
-    except SystemExit as error:  # or the run would end here without a word, and without an error to whoever called it
-        raise RuntimeError(f"the reward function {name_of(function)} called sys.exit({error.code!r})") from error
-    if isinstance(given, Iterator):
-        given = list(given)  # a generator runs here, outside of the `try` below: its errors are its own
+        yield
+    except SystemExit as error:
+        raise RuntimeError(
+            f"the reward function {name_of(function)} called sys.exit({error.code!r}) ({place_of(function, error)}) on "
+            f"{about}; let it return scores"
+        ) from error
+    except BadInput:
+        raise  # of a judge of the library's own
+    except KeyboardInterrupt as error:
+        error.add_note(f"in the reward function {name_of(function)} ({place_of(function, error)}), asked about {about}")
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        error.add_note(
+            f"the reward function {name_of(function)} ({place_of(function, error)}) raised {said} on {about}; mend it, "
+            "and go on with --resume"
+        )
+        raise
+    finally:
+        os.chdir(folder)  # or relative paths of the run would mean something else from here on
+
+
+def read_scores(given: Any, function: Any, responses: list[str]) -> list[float]:
+    """One number per response from what a function returned.
+
+    Raises:
+        BadInput: something else; names the function, its place and what it gave.
+    """
     try:
         if isinstance(given, (str, bytes, Mapping, Set)):
             raise TypeError("no list of numbers")
-        answer = [float(x) for x in given]
+        answer = [number(x) for x in given]
     except (TypeError, ValueError) as error:
         what = f"{reprlib.repr(given)} of type {type(given).__name__}"
         raise BadInput(
-            f"the reward function {name_of(function)} returned {what}; return a list of one number per response"
+            f"the reward function {name_of(function)} ({place_of(function)}) returned {what} for {len(responses)} "
+            "responses; return a list of one number per response"
         ) from error
-    if len(answer) != len(own):
-        raise BadInput(f"the reward function returned {len(answer)} scores for {len(own)} responses")
-    scores = torch.tensor(world.gather(answer), dtype=torch.float64)
-    if not bool(torch.isfinite(scores).all()):
-        row = int((~torch.isfinite(scores)).nonzero()[0])
-        raise BadInput(f"the reward of response {row} ({texts[row][:40]!r}) is {float(scores[row])}; it must be finite")
-    return scores
+    if len(answer) != len(responses):
+        raise BadInput(
+            f"the reward function {name_of(function)} ({place_of(function)}) returned {len(answer)} scores for "
+            f"{len(responses)} responses; return one for each"
+        )
+    return answer
+
+
+def number(x: Any) -> float:
+    """A number, or a tensor or array of no dimension; texts and rows of one are none."""
+    if isinstance(x, (str, bytes)) or getattr(x, "ndim", 0) != 0:
+        raise TypeError("no number")
+    return float(x)
 
 
 def name_of(function: Any) -> str:
     """``module:function``, as a configuration names it."""
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def place_of(function: Any, error: BaseException | None = None) -> str:
+    """File and line of a function; of an error within it, the innermost line of that file."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__dict__.get("__call__"), "__code__", None)
+    if code is None:
+        return f"a {type(function).__name__}"
+    line = code.co_firstlineno
+    for frame, at in traceback.walk_tb(error.__traceback__ if error else None):
+        if frame.f_code.co_filename == code.co_filename:
+            line = at
+    return f"{Path(code.co_filename).name}, line {line}"

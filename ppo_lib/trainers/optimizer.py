@@ -1,6 +1,6 @@
 """What the trainers share: the optimizer and its exact state, the order of the data, gradient steps.
 
-Every trainer has the same small face, so that one loop (:func:`ppo_lib.run.folders.fit`) runs, records and resumes
+Every trainer has the same small face, so that one loop (:func:`ppo_lib.run.fitting.fit`) runs, records and resumes
 all of them: ``config``, ``iteration``, ``iterations``, ``step()``, ``samples()``, ``state()``, ``load_state()``,
 ``save()``.
 """
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ppo_lib.errors import BadInput
+from ppo_lib.errors import BadInput, Diverged
 from ppo_lib.models.world import ALONE, World
 
 Metrics = dict[str, float]
@@ -19,7 +19,7 @@ State = tuple[dict[str, Tensor], dict[str, object]]
 
 
 class Trainer(Protocol):
-    """What :func:`ppo_lib.run.folders.fit` needs: SFT, reward model, PPO, GRPO and DPO all have it.
+    """What :func:`ppo_lib.run.fitting.fit` needs: SFT, reward model, PPO, GRPO and DPO all have it.
 
     Attributes:
         config: the knobs.
@@ -75,7 +75,12 @@ class Order:
         return {"order.queue": self.queue, "order.generator": self.generator.get_state()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.queue = tensors["order.queue"]
+        queue = tensors["order.queue"]
+        if len(queue) and not 0 <= int(queue.min()) <= int(queue.max()) < self.count:
+            raise BadInput(
+                f"the order of the examples names others than the {self.count} there are; was the data changed?"
+            )
+        self.queue = queue
         self.generator.set_state(tensors["order.generator"])
 
 
@@ -129,7 +134,7 @@ class Optimizer:
         norm = self._norm(parts)
         nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)
         if not bool(torch.isfinite(norm)):
-            raise FloatingPointError(
+            raise Diverged(
                 f"the gradient's norm is {float(norm)}, so this step would destroy the model; "
                 "lower the learning rate, or use float32 instead of float16"
             )
@@ -192,6 +197,10 @@ class Optimizer:
             if key.startswith("adam."):
                 _, i, name = key.split(".")
                 moments.setdefault(int(i), {})[name] = self._part(int(i), value).clone()  # Adam changes them in place
+        if not moments or any({"step", "exp_avg", "exp_avg_sq"} - set(found) for found in moments.values()):
+            raise BadInput("the checkpoint lacks moments of the optimizer; start again from an earlier one")
+        if any(moment.shape not in ((), self.masters[i].shape) for i in moments for moment in moments[i].values()):
+            raise BadInput("the checkpoint holds moments of other parameters than this model trains")
         self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
 
 

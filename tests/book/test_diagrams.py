@@ -1,11 +1,14 @@
 """The book's drawings: readable on a phone, no word on another, words for who cannot see, the same bytes each time."""
 
+import itertools
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from ppo_lib.book import diagrams
+from ppo_lib.book.diagrams import corridor, pushes, tension
 from ppo_lib.book.diagrams.canvas import WIDTH, Area, Drawing
 from ppo_lib.book.diagrams.letters import width_of
 from ppo_lib.errors import BadInput
@@ -51,12 +54,20 @@ def misplaced(drawing: Drawing) -> list[str]:
             out.append(f"the box '{box}' leaves the picture")
         apart = [not box.meets(other) or box.holds(other) or other.holds(box) for other in drawing.boxes[:i]]
         out += [f"the box '{box}' on '{other}'" for other, ok in zip(drawing.boxes, apart, strict=False) if not ok]
+    out += [f"a mark at '{mark}' leaves the picture" for mark in drawing.marks if not paper.holds(mark)]
+    out += [
+        f"a line at '{end}' leaves the picture"
+        for line in drawing.lines
+        for end in line
+        if not paper.holds(Area(*end, 0, 0))
+    ]
     for i, word in enumerate(drawing.words):
         if not paper.holds(word.area):
             out.append(f"{word.text!r} leaves the picture")
         if word.holder is not None and not word.holder.holds(word.area):
             out.append(f"{word.text!r} leaves its box")
         out += [f"{word.text!r} on {other.text!r}" for other in drawing.words[:i] if word.area.meets(other.area)]
+        out += [f"{word.text!r} on a small picture" for glyph in drawing.glyphs if word.area.meets(glyph)]
         out += [f"{word.text!r} on the line {line}" for line in drawing.lines if crossing(line, word.area)]
     return out
 
@@ -124,7 +135,9 @@ def test_the_measure_of_places_finds_what_is_wrong():
     assert [text.split("'")[1] for text in misplaced(one)] == ["word", "near", "over the edge", "long"]
     one = sketch()
     one.box(100, 40, 30, 30)
-    assert len(misplaced(one)) == 1
+    one.bar(10, 80, 10, 30)
+    one.stroke((60, 60), (60, 120))
+    assert len(misplaced(one)) == 3
 
 
 def test_a_reader_stands_at_one_of_three_stations():
@@ -135,6 +148,76 @@ def test_a_reader_stands_at_one_of_three_stations():
         assert abs(marker.x + marker.width / 2 - station.x - station.width / 2) < 1e-6
     with pytest.raises(BadInput, match="here is 4; the assembly line has the stations 1, 2 and 3"):
         diagrams.assembly_line(4)
+
+
+def test_a_staircase_is_the_one_of_the_library():
+    """The worked example of chapter 7: delta 0.09, 0.25, 1.00 and advantages 0.7884, 0.97, 1.00."""
+    drawing = diagrams.staircase(["very", "very", "sleepy"], [3.0, 3.5, 4.0], [-0.06, 0.15, 5.0], 0.9, 0.8)
+    assert "very: forecast 3.5, step +0.25, advantage +0.97" in drawing.description
+    assert "sleepy: forecast 4, step +1, advantage +1." in drawing.description
+    assert {"+0.09", "+0.25", "+0.79", "+0.97"} <= {word.text for word in drawing.words}
+    assert misplaced(drawing) == []
+
+
+def test_a_staircase_of_any_answer_keeps_its_words_apart():
+    words = ["The", " capital", " of", " Lithuania", " is", " Vilnius", ".", "<eos>"]
+    for values in ([0.5, 0.4, 0.6, 0.2, -0.3, -0.2, 0.1, 0.5], [1.0] * 8, [0.0] * 8):
+        for reward in (-1.2, 0.0, 5.0, [-0.25] * 8):
+            drawing = diagrams.staircase(words, values, reward, gamma=1.0, lam=0.95)
+            assert misplaced(drawing) == []
+    assert misplaced(diagrams.staircase(["word"] * 24, [0.1 * (i % 5) for i in range(24)], -3.0)) == []
+    assert misplaced(diagrams.staircase(["word"], [0.5])) == []
+
+
+def test_a_staircase_refuses_what_it_cannot_draw():
+    with pytest.raises(BadInput, match="there are 2 tokens and 1 values; give one for each token"):
+        diagrams.staircase(["a", "b"], [0.1])
+    with pytest.raises(BadInput, match="there are 2 tokens and 3 rewards; give one for each token"):
+        diagrams.staircase(["a", "b"], [0.1, 0.2], [0.0, 0.0, 1.0])
+    with pytest.raises(BadInput, match="there are 25 tokens; a staircase shows 1 to 24, so choose another answer"):
+        diagrams.staircase(["a"] * 25, [0.1] * 25)
+
+
+def test_the_six_cases_are_those_of_the_table():
+    found = {name: corridor.case(name, *values) for name, values in corridor.CASES.items()}
+    objectives = {"A": 2.2, "B": 2.4, "C": -1.8, "D": -1.6, "E": 1.0, "F": -3.0}
+    assert {name: one.objective for name, one in found.items()} == pytest.approx(objectives)
+    assert {name: one.push for name, one in found.items()} == pytest.approx(
+        {"A": 2.0, "B": 0.0, "C": -2.0, "D": 0.0, "E": 2.0, "F": -2.0}
+    )
+    assert [corridor.fate(one).split(":")[0] for one in found.values()] == [
+        "go on", "far enough", "go on", "far enough", "wrong way", "wrong way"
+    ]  # fmt: skip
+
+
+def test_a_push_is_one_step_of_reinforce():
+    """The logit of the drawn token moves by rate * weight * (1 - p), the others by -rate * weight * p."""
+    before, after = pushes.OLD, pushes.pushed(pushes.OLD, 1, 4.0, 0.25)
+    unscaled = [p * math.exp(0.25 * 4.0 * ((i == 1) - p)) for i, p in enumerate(before)]
+    assert after == pytest.approx([p / sum(unscaled) for p in unscaled])
+    assert pushes.pushed(before, 1, -1.0, 0.25)[1] < before[1] < after[1]
+
+
+def test_reweighted_samples_have_the_new_policys_shares():
+    counts = [pushes.SAMPLES * old for old in pushes.OLD]
+    assert counts == pytest.approx([round(n) for n in counts])  # as many dots as the chances say, exactly
+    radii = [float(r) for r in re.findall(r'<circle [^>]*r="([\d.]+)"', diagrams.reweighting().svg())]
+    plain, weighted = radii[: pushes.SAMPLES], radii[pushes.SAMPLES :]
+    assert len(set(plain)) == 1
+    areas = [(r / plain[0]) ** 2 / pushes.SAMPLES for r in weighted]
+    ends = [0, 14, 16, 17, 20]
+    assert [sum(areas[a:b]) for a, b in itertools.pairwise(ends)] == pytest.approx(pushes.NEW, abs=0.02)
+
+
+def test_the_rubber_band_tells_what_was_recorded():
+    start, *_, lost = (
+        a for a in tension.recorded_answers(tension.FREE, tension.QUESTION) if a.iteration in tension.MOMENTS
+    )
+    held = tension.recorded_answers(tension.HELD)[0]
+    assert start.kl < held.kl < 10 < lost.kl
+    assert lost.gold < start.gold < held.gold
+    for answer in (start, held, lost):
+        assert answer.text in diagrams.rubber_band().description
 
 
 MEASURED = """

@@ -26,7 +26,8 @@ from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.parallel.processes import Processes, ProcessLost, of_an_exchange
-from ppo_lib.run.folders import RunFolder, fit
+from ppo_lib.run.fitting import fit
+from ppo_lib.run.folders import RunFolder
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, DPOConfig, GRPOConfig, PPOConfig, RewardConfig, SFTConfig
 from ppo_lib.trainers.dpo import DPOTrainer

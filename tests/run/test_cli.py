@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.errors import BadInput
 from ppo_lib.run import cli, stages
+from ppo_lib.run.checkpoints import load_checkpoint
 from ppo_lib.run.cli import main
 from ppo_lib.run.exports import TARGETS
-from ppo_lib.run.folders import load_checkpoint
 from ppo_lib.run.samplers import load_sampler
 from ppo_lib.run.trackers import TRACKERS, tracker
 
@@ -274,7 +274,14 @@ def refused(capsys, code):
         ("device=cuda:99", ["device", "cuda:99", "this machine has none"]),
         ("max_new_tokens=1000", ["1000"]),
         ("beta", ["--set", "key=value"]),
-        ("seed=2024-13-45", ["seed=2024-13-45", "not valid YAML"]),
+        ("seed=2024-13-45", ["seed is '2024-13-45'", "a whole number"]),
+        ("seed=9223372036854775808", ["seed", "at most 9223372036854775807"]),
+        ("iterations=6:00", ["iterations is '6:00'", "a whole number"]),
+        ("iterations=1e24", ["iterations is 1e+24", "a whole number"]),
+        ("device=cpu:7", ["device", "cpu:7", "this machine has none; it has cpu"]),
+        ("device=mps", ["device", "mps", "this machine has none; it has cpu"]),
+        ("device=meta", ["device", "meta", "this machine has none; it has cpu"]),
+        ("beta=[1", ["beta=[1", "not valid YAML"]),
         ("reward_model=:length", ["':length'", "names no module"]),
         (f"model={LONG}", [LONG, "cannot be read: File name too long"]),
         (f"prompts={LONG}", [LONG, "cannot be read: File name too long"]),
@@ -367,6 +374,9 @@ def test_other_bad_input_is_refused_in_one_line(tmp_path, monkeypatch, capsys, a
         ["train", "sft", "--recipe", "pocket", "--out", "x", "--checkpoint-every", "0"],
         ["train", "sft", "--recipe", "pocket", "--out", "x", "--checkpoint-every", "often"],
         ["sample", "--model", "x", "--prompt", "a", "--temperature", "hot"],
+        ["sample", "--model", "x", "--prompt", "half an emoji \ud83d"],
+        ["train", "sft", "--recipe", "pocket", "--out", "bytes \udcff"],
+        ["report", "bytes \udcff"],
     ],
 )
 def test_a_wrong_command_line_exits_with_2_and_one_line(capsys, arguments):
@@ -380,6 +390,40 @@ def test_a_recipe_without_the_section_is_refused(world, tmp_path, capsys):
     common = ["--config", str(tmp_path / "half.yaml"), "--out", str(tmp_path / "run")]
     assert "no section 'ppo'" in refused(capsys, main(["train", "ppo", *common]))
     assert "align needs sft, reward, ppo" in refused(capsys, main(["align", *common]))
+
+
+@pytest.mark.parametrize("command", [["train", "ppo"], ["align"]])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sft: {}\nrewrad: {}\nppo: {}\n", "unknown section 'rewrad'; did you mean 'reward'?"),
+        ("sft: {}\nreward: {}\nevaluatoin: {}\nppo: {}\n", "unknown section 'evaluatoin'; did you mean 'evaluation'?"),
+        ("ppoo: {}\n", "unknown section 'ppoo'; did you mean 'ppo'?"),
+        ("sft: {}\nreward: {}\nppo:\n", "section ppo says nothing; write {} for all defaults"),
+        ("sft: {}\nreward: {}\nppo: 3\n", "section ppo is 3"),
+        ("# all of it is commented out\n", "says nothing"),
+        ("a: &a [*a]\n", "&a holds itself"),
+    ],
+)
+def test_a_file_is_blamed_for_its_own_mistake(tmp_path, capsys, command, text, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    line = refused(capsys, main([*command, "--config", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run")]))
+    assert words in line
+    assert "mine.yaml" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["reward_model=tests_reward:length", "ppo.reward_model=x", "ppo.model=x"])
+def test_align_refuses_a_setting_that_it_would_not_obey(world, tmp_path, capsys, setting):
+    line = refused(
+        capsys, main(["align", "--config", world["recipe"], "--set", setting, "--out", str(tmp_path / "run")])
+    )
+    assert f"--set '{setting}': align trains what {setting.partition('=')[0]} names" in line
+
+
+def test_steps_that_a_limit_cuts_are_not_said_to_be_epochs(world, tmp_path, capsys):
+    assert train(world, "sft", tmp_path / "run", "--set", "max_steps=3") == 0
+    assert "max_steps = 3 optimizer steps, or 2 epochs if those are fewer" in capsys.readouterr().out
 
 
 def test_a_launch_with_an_engine_that_is_not_supported_is_refused(world, tmp_path, capsys, monkeypatch):
@@ -794,7 +838,12 @@ def test_sample_speaks_with_runs_models_and_policies(world, aligned, tmp_path, m
         (["--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["--prompt", "a", "--max-new-tokens", "1000"], "1000"),
         (["--prompt", "a", "--temperature", "-1"], "temperature"),
-        (["--prompt", ""], "prompt 0"),
+        (["--prompt", "a", "--temperature", "inf"], "--temperature is inf"),
+        (["--prompt", "a", "--temperature", "nan"], "--temperature is nan"),
+        (["--prompt", "a", "--seed", "-1"], "--seed is -1"),
+        (["--prompt", "a", "--seed", str(2**63)], "--seed is 9223372036854775808"),
+        (["--prompt", ""], "--prompt is ''"),
+        (["--prompt", "a", "--prompt", " \n"], "--prompt is ' \\n'"),
         (["--prompt", "a", "--device", "cuda:x"], "device"),
     ],
 )

@@ -44,6 +44,14 @@ CONFIGS = {
 }
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["exact_answer", "last_number", "stories:folder"])
+def test_a_reward_that_has_a_name_here_alone_is_no_path_there(target, name):
+    translation = TARGETS[target](to_mapping(PPOConfig(reward_model=name)))
+    assert f"{name} is known to ppo_lib alone" in translation.missing["reward_model"]
+    assert not [setting for setting in translation.settings if setting.value in (name, "stories.py")]
+
+
 def exported(target: str, name: str):
     return TARGETS[target](to_mapping(PPOConfig(**CONFIGS[name])))
 

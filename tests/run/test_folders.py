@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from ppo_lib.book.jsonl import append_lines, parse_lines, read_jsonl
 from ppo_lib.book.recordings import list_recorded, load_recorded, save_recorded
-from ppo_lib.run.folders import Interrupted, RunFolder, fit, load_checkpoint, save_checkpoint, saved_checkpoints
+from ppo_lib.run.checkpoints import load_checkpoint, save_checkpoint, saved_checkpoints
+from ppo_lib.run.fitting import Interrupted, fit
+from ppo_lib.run.folders import RunFolder
 from ppo_lib.run.manifests import manifest
 from ppo_lib.run.report import write_report
 from ppo_lib.trainers.configuration import ConfigError, option
@@ -95,7 +97,7 @@ def test_the_environment_can_switch_the_progress_bar_off(tmp_path, monkeypatch, 
         return tqdm(**kwargs, disable=True)
 
     monkeypatch.setenv("TQDM_DISABLE", disabled)
-    monkeypatch.setattr("ppo_lib.run.folders.tqdm", bar)
+    monkeypatch.setattr("ppo_lib.run.fitting.tqdm", bar)
     list(fit(Walk(), RunFolder(tmp_path / "run")))
     assert seen == [bool(disabled)]
 
@@ -109,7 +111,8 @@ def test_a_run_that_waited_for_others_counts_only_its_own_time(tmp_path):
 
 
 def test_a_model_is_calibrated_once_after_the_last_step_and_before_it_is_saved(tmp_path):
-    """Also where the run was killed between the two: the step is taken again, from the same state."""
+    """Also where the run was killed between the two: the step is taken again, from the same state. What was trained is
+    saved before that step, too: nothing that happens in it can lose the stage."""
     done, told = [], []
 
     class Scale(Walk):
@@ -119,7 +122,7 @@ def test_a_model_is_calibrated_once_after_the_last_step_and_before_it_is_saved(t
 
         def save(self, folder):
             done.append("saved")
-            if len(done) == 2:
+            if len(done) == 3:
                 raise KeyboardInterrupt
             super().save(folder)
 
@@ -129,7 +132,7 @@ def test_a_model_is_calibrated_once_after_the_last_step_and_before_it_is_saved(t
     assert done == ["saved", "calibrated at 5", "saved"] * 2
     assert told == ["calibrated on 3 answers"] * 2
     list(fit(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
-    assert len(done) == 4
+    assert len(done) == 6
 
 
 # Where str.splitlines cuts a text and JSON does not: models write these, and JSON keeps most of them as they are.

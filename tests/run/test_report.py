@@ -10,7 +10,7 @@ import yaml
 
 from ppo_lib.book.jsonl import append_lines
 from ppo_lib.run.evaluation import format_table, load_evaluation, save_evaluation
-from ppo_lib.run.folders import write_atomic
+from ppo_lib.run.files import write_atomic
 from ppo_lib.run.report import CHARTS, write_report
 from ppo_lib.trainers.configuration import ConfigError
 

@@ -63,6 +63,51 @@ def test_a_float_may_be_written_as_people_write_numbers(text, value):
     assert isinstance(read, float)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("1:30", "steps"),
+        ("6:00", "steps"),
+        ("017", "steps"),
+        ("0b11", "steps"),
+        ("0x10", "steps"),
+        ("1_000", "steps"),
+        ("\uff11\uff12", "steps"),
+        ("1:30.5", "epsilon"),
+        ("1_0.5", "epsilon"),
+        ("\uff10.\uff11", "epsilon"),
+        (".inf", "epsilon"),
+        (".nan", "epsilon"),
+        ("2024-01-01", "steps"),
+    ],
+)
+def test_numbers_that_would_surprise_are_refused(text, key):
+    """YAML 1.1 reads 1:30 as 90 and 017 as 15."""
+    with pytest.raises(ConfigError, match=rf"{key} is .* but must be"):
+        read_config(Example, parse_yaml(f"{key}: {text}", "text"))
+    with pytest.raises(ConfigError, match=rf"{key} is .* but must be"):
+        read_config(Example, apply_overrides({}, [f"{key}={text}"]))
+
+
+def test_an_alias_or_two_are_fine():
+    text = "common: &c {seed: 1}\nsft: {<<: *c, epochs: 2}\nppo: *c\n"
+    assert parse_yaml(text, "text") == {"common": {"seed": 1}, "sft": {"seed": 1, "epochs": 2}, "ppo": {"seed": 1}}
+
+
+def test_an_alias_bomb_is_refused_before_it_is_read():
+    """Nine levels of nine: nine to the ninth of parts, in a few hundred bytes."""
+    levels = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    with pytest.raises(ConfigError, match="repeats named parts"):
+        parse_yaml("\n".join(levels), "bomb.yaml")
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, 0])
+def test_seeds_have_the_range_of_the_generators(seed):
+    assert PPOConfig(seed=seed).seed == seed
+    with pytest.raises(ConfigError, match=r"seed is .* at most 9223372036854775807"):
+        PPOConfig(seed=2**63)
+
+
 def test_an_optional_field_takes_null_and_a_value():
     assert read_config(Example, {"target": None}).target is None
     assert read_config(Example, {"target": 6}).target == 6.0
@@ -89,6 +134,10 @@ def test_an_optional_field_takes_null_and_a_value():
         ({"kind": 1}, ["kind", "1", "one of k1"]),
         ({"whiten": 1}, ["whiten", "1", "true or false"]),
         ({"whiten": "yes please"}, ["whiten", "true or false"]),
+        ({"steps": 10**24}, ["steps", "at most 1000000000"]),
+        ({"steps": 10**400}, ["steps", "at most 1000000000"]),
+        ({"epsilon": 10**400}, ["epsilon", "a number"]),
+        ({"epsilon": "0.1"}, ["epsilon", "'0.1'", "a number"]),
         ({"target": -1.0}, ["target", "-1.0", "above 0", "or null"]),
     ],
 )
@@ -138,6 +187,18 @@ def test_a_config_made_in_python_is_checked_as_well():
         ("- 1\n- 2", "keys and values"),
         ("1: 2", "keys and values"),
         ("seed: 1\nseed: 2", "given twice"),
+        ("a: !!bool maybe", "tag 'tag:yaml.org,2002:bool'; leave tags out"),
+        ("a: !!int x", "leave tags out"),
+        ("a: &a {b: *a}", "&a holds itself"),
+        ("a: &a [*a]", "&a holds itself"),
+        ("&a {*a : 1}", "&a holds itself"),
+        ("&a [1, &b {c: *a}]", "&a holds itself"),
+        ("a: &a [1]\nb: [" + "*a, " * 21 + "]", "repeats named parts"),
+        ("[" * 3000 + "]" * 3000, "nested more than 20 levels deep"),
+        ("{a: " * 3000 + "1" + "}" * 3000, "nested more than 20 levels deep"),
+        ("a: " + "- " * 100 + "1", "not valid YAML|nested"),
+        ("\x00", "not valid YAML"),
+        ("- " + "x" * 100_000, "keys and values"),
         ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
 )
@@ -147,9 +208,14 @@ def test_text_that_is_not_a_plain_mapping_is_refused_in_one_line(text, words):
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_file_is_an_empty_config(tmp_path):
+@pytest.mark.parametrize("text", ["", "# nothing\n", "null\n", "---\n"])
+def test_a_file_that_says_nothing_is_refused(tmp_path, text):
+    """Who gives one has probably named the wrong file."""
     path = tmp_path / "empty.yaml"
-    path.write_text("# nothing\n")
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"empty\.yaml: says nothing; write keys and values"):
+        load_yaml(path)
+    path.write_text("{}")
     assert load_yaml(path) == {}
 
 
@@ -165,8 +231,25 @@ def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path):
 def test_overrides_reach_into_sections_and_leave_the_original_alone():
     original = {"seed": 1, "ppo": {"beta": 0.1}}
     changed = apply_overrides(original, ["seed=2", "ppo.beta=1e-3", "ppo.kind=k3", "ppo.target=null"])
-    assert changed == {"seed": 2, "ppo": {"beta": "1e-3", "kind": "k3", "target": None}}
+    assert changed == {"seed": 2, "ppo": {"beta": 1e-3, "kind": "k3", "target": None}}
     assert original == {"seed": 1, "ppo": {"beta": 0.1}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [" Think step by step.", " Answer:", "a: b: c", "key: value", "*star", "%d", "017", "1:30", "# no comment", "-"],
+)
+def test_a_text_is_taken_as_it_stands(text):
+    """Blanks, colons and all: what a setting says is what is used."""
+    assert apply_overrides({}, [f"prompt_suffix={text}"]) == {"prompt_suffix": text}
+    assert read_config(PPOConfig, apply_overrides({}, [f"prompt_suffix={text}"])).prompt_suffix == text
+
+
+def test_quotes_and_brackets_are_read_as_yaml():
+    settings = ["a=' 1'", 'b="x\\n"', "c={d: 1}", "e=[1, 2]", "f=null", "g=false"]
+    assert apply_overrides({}, settings) == {
+        "a": " 1", "b": "x\n", "c": {"d": 1}, "e": [1, 2], "f": None, "g": False
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("setting", ["beta", "=1", ".beta=1", "seed.x=1", "beta=[1"])

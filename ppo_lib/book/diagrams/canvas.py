@@ -112,6 +112,8 @@ class Drawing:
     words: list[Word] = field(default_factory=list)
     lines: list[tuple[Point, Point]] = field(default_factory=list)
     boxes: list[Area] = field(default_factory=list)
+    glyphs: list[Area] = field(default_factory=list)
+    marks: list[Area] = field(default_factory=list)
 
     # ------------------------------------------------------------------------------------------------ what is displayed
 
@@ -150,6 +152,7 @@ class Drawing:
         faint: bool = False,
         tone: str | None = None,
         holder: Area | None = None,
+        upright: bool = False,
     ) -> None:
         """Lines of text, the first one standing on the height ``y``.
 
@@ -162,10 +165,17 @@ class Drawing:
             faint: half withdrawn, for what is said in passing.
             tone: the words' own colour, mixed with the page's so that it stays readable.
             holder: the area that the words must not leave; the whole picture if not given.
+            upright: a single line that is read from below, starting at ``(x, y)``, whatever the anchor.
         """
         look = f'font-size="{number(size)}"' + (' font-weight="600"' if bold else "")
         look += ' fill-opacity="0.75"' if faint else ""
         look += f' style="fill:color-mix(in srgb,{color(tone)} 60%,currentColor)"' if tone else ""
+        if upright:
+            area = Area(x - ASCENT * size / 2, y - width_of(lines[0], size, bold), size, width_of(lines[0], size, bold))
+            self.words.append(Word(spoken(lines[0]), area, size, holder))
+            turned = f"translate({number(x + ASCENT * size / 2)} {number(y)}) rotate(-90)"
+            self.parts.append(f'<text transform="{turned}" {look}>{marked(lines[0], size)}</text>')
+            return
         for row, line in enumerate(lines):
             base = y + row * LINE * size
             wide = width_of(line, size, bold)
@@ -263,13 +273,15 @@ class Drawing:
         self.parts.append(
             f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}" rx="2" {look}/>'
         )
-        return Area(x, y, width, height)
+        self.marks.append(Area(x, y, width, height))
+        return self.marks[-1]
 
     def dot(self, x: float, y: float, radius: float, tone: str = PLAIN, hollow: bool = False) -> Area:
         """A disc, or a ring."""
         look = f'fill="none" stroke="{color(tone)}" stroke-width="1.5"' if hollow else f'fill="{color(tone)}"'
         self.parts.append(f'<circle cx="{number(x)}" cy="{number(y)}" r="{number(radius)}" {look}/>')
-        return Area(x - radius, y - radius, 2 * radius, 2 * radius)
+        self.marks.append(Area(x - radius, y - radius, 2 * radius, 2 * radius))
+        return self.marks[-1]
 
     def stroke(self, *points: Point, tone: str = TEXT, width: float = 1.5, dashed: bool = False) -> None:
         """A line through some points, with round corners."""
@@ -296,6 +308,8 @@ class Drawing:
     def shape(self, points: Sequence[Point], tone: str = TEXT, tint: float = 1.0, edge: bool = False) -> None:
         """A filled area with straight edges."""
         line = f' stroke="{color(tone)}" stroke-width="1.5" stroke-linejoin="round"' if edge else ""
+        (left, right), (top, low) = ((min(at), max(at)) for at in zip(*points, strict=True))
+        self.marks.append(Area(left, top, right - left, low - top))
         place = "L".join(f"{number(x)} {number(y)}" for x, y in points)
         tinted = f' fill-opacity="{tint:.2f}"' if tint < 1 else ""
         self.parts.append(f'<path d="M{place}Z" fill="{color(tone)}"{tinted}{line}/>')

@@ -3,7 +3,7 @@
 Each is drawn around the middle of a square of 24 units and then moved and scaled to where it is wanted.
 """
 
-from ppo_lib.book.diagrams.canvas import BAD, CRITIC, JUDGE, POLICY, REFERENCE, TEXT, Drawing, color, number
+from ppo_lib.book.diagrams.canvas import BAD, CRITIC, JUDGE, POLICY, REFERENCE, TEXT, Area, Drawing, color, number
 
 HEAD_OF_ROBOT = "M-8 -7H8Q11 -7 11 -4V5Q11 8 8 8H-8Q-11 8 -11 5V-4Q-11 -7 -8 -7Z"
 EYES = "M-4.6 -2v.1M4.6 -2v.1"  # of no length: round ends make dots of them
@@ -23,6 +23,7 @@ def glyph(drawing: Drawing, x: float, y: float, size: float, *pieces: str) -> No
     """Pieces of SVG on a square of 24 units, moved so that its middle is at ``(x, y)`` and scaled to ``size``."""
     place = f"translate({number(x)} {number(y)}) scale({size / 24:.3f})"
     look = 'fill="none" stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round"'
+    drawing.glyphs.append(Area(x - 0.45 * size, y - 0.45 * size, 0.9 * size, 0.9 * size))
     drawing.parts.append(f'<g transform="{place}" {look}>{"".join(pieces)}</g>')
 
 

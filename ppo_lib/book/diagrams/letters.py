@@ -57,3 +57,14 @@ def subscript_size(size: float) -> float:
 def spoken(text: str) -> str:
     """A text without the marks of a subscript: ``π_ref``."""
     return SUBSCRIPT.sub(r"_\1", text)
+
+
+def wrapped(text: str, width: float, size: float, bold: bool = False) -> list[str]:
+    """``text`` in lines no wider than ``width``, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and width_of(f"{lines[-1]} {word}", size, bold) <= width:
+            lines[-1] = f"{lines[-1]} {word}"
+        else:
+            lines.append(word)
+    return lines

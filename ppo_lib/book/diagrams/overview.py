@@ -19,8 +19,8 @@ def pipeline() -> Drawing:
         "From top to bottom. The base model has read a lot and continues any text. Demonstrations turn it into the "
         "SFT model, which answers. People rank its answers, and from the rankings a reward model learns to judge. "
         "Then PPO starts with four models. The policy (the student) writes answers and learns. The reward model "
-        "(the judge) grades them and is frozen. The reference (the anchor) is a frozen copy of the SFT model that "
-        "says how far the policy has drifted. The critic (the forecaster) foretells the grade and learns. "
+        "(the judge) scores them and is frozen. The reference (the anchor) is a frozen copy of the SFT model that "
+        "says how far the policy has drifted. The critic (the forecaster) foretells the score and learns. "
         "Out comes the aligned model.",
         height=640,
     )
@@ -44,7 +44,7 @@ def pipeline() -> Drawing:
     rows, wide = (frame.y + 38, frame.y + 120), 164
     drawing.box(14, rows[0], wide, 72, "Policy", "the student", "writes, and learns", tone=POLICY, left=40)
     robot(drawing, 40, rows[0] + 38, 26)
-    drawing.box(182, rows[0], wide, 72, "Reward model", "the judge", "gives grades", tone=JUDGE, dashed=True, left=36)
+    drawing.box(182, rows[0], wide, 72, "Reward model", "the judge", "gives scores", tone=JUDGE, dashed=True, left=36)
     card(drawing, 203, rows[0] + 30, 24)
     drawing.box(
         14, rows[1], wide, 72, "Reference", "the anchor", "says: too far!", tone=REFERENCE, dashed=True, left=40
@@ -66,16 +66,16 @@ def pipeline() -> Drawing:
 def loop() -> Drawing:
     """One turn of the loop: prompt, policy, tokens, judge, update."""
     drawing = Drawing(
-        "The loop: the model answers, the judge grades, the model changes a little. Then the next prompt.",
-        "A circle. A prompt, \u201cWhat is the capital of France?\u201d, goes to the policy, which is the language "
+        "The loop: the model answers, the judge scores, the model changes a little. Then the next prompt.",
+        "A circle. A prompt, “What is the capital of France?”, goes to the policy, which is the language "
         "model. It writes an answer, one token after the other: The, capital, is, Paris, full stop. Only when the "
-        "answer is finished does the judge give a grade, a single number for all of it. An arrow leads from the grade "
-        "back to the policy: update the weights, more of what was graded well, less of what was not. Then the next "
+        "answer is finished does the judge give a score, a single number for all of it. An arrow leads from the score "
+        "back to the policy: update the weights, more of what scored well, less of what did not. Then the next "
         "prompt comes.",
         height=494,
     )
     x, wide = 96, 256
-    prompt = drawing.box(x, 8, wide, 54, "Prompt", "\u201cWhat is the capital of France?\u201d")
+    prompt = drawing.box(x, 8, wide, 54, "Prompt", "“What is the capital of France?”")
     policy = drawing.box(
         x, 104, wide, 64, "Policy", "the language model", "that is being trained", tone=POLICY, left=56
     )
@@ -85,12 +85,12 @@ def loop() -> Drawing:
     drawing.write(232, 200, "one token at a time", anchor="start", faint=True)
     drawing.token_row(224, 226, ("The", "capital", "is", "Paris", "."), POLICY)
     judge = drawing.box(
-        x, 300, wide, 64, "Judge", "reads the finished answer,", "gives it a single grade", tone=JUDGE, left=56
+        x, 300, wide, 64, "Judge", "reads the finished answer,", "gives it a single score", tone=JUDGE, left=56
     )
     card(drawing, x + 32, 332, 40)
     drawing.arrow((224, 254), judge.top)
     update = drawing.box(
-        x, 418, wide, 64, "Update", "good grade: more of this", "bad grade: less of it", tone=POLICY, strong=True
+        x, 418, wide, 64, "Update", "good score: more of this", "bad score: less of it", tone=POLICY, strong=True
     )
     drawing.arrow(judge.bottom, update.top)
     drawing.write(232, 395, "one number", anchor="start", faint=True)

@@ -43,11 +43,21 @@ def variances(shift: float) -> tuple[float, ...]:
     return tuple(moments(baseline, shift)[1] for baseline in BASELINES)
 
 
+def comparison(baseline: float, change: float) -> str:
+    """One sentence: what became of the variance, as a multiple of the variance without a baseline."""
+    if baseline == 0:
+        return "b = 0 is no baseline at all: this is the variance to beat."
+    if change < 1:
+        return (
+            f"With b = {short(baseline)} the variance is {short(1 / change, 3)} times smaller than without a baseline."
+        )
+    return f"With b = {short(baseline)} the variance is {short(change, 3)} times what it is without a baseline."
+
+
 def frame(baseline: float, shift: float) -> Frame:
     """Variance against the baseline, and the mean that does not move."""
     mean, variance, value = moments(baseline, shift)
     without = moments(0.0, shift)[1]
-    change = variance / without
     return Frame(
         curves=(
             curve("variance of the estimate", BASELINES, variances(shift)),
@@ -61,8 +71,8 @@ def frame(baseline: float, shift: float) -> Frame:
             ("mean reward, the usual baseline", short(value)),
         ),
         sentence=(
-            f"With b = {short(baseline)} the variance is {short(change, 3)} times what it is without a "
-            "baseline; the mean of the gradient is the same to the last digit."
+            f"{comparison(baseline, variance / without)} The mean of the gradient is the same for every baseline, "
+            "to the last digit."
         ),
     )
 
@@ -73,7 +83,7 @@ def baseline() -> Explorer:
         name="baseline",
         title="How much noise does a baseline remove?",
         parameters=(
-            Parameter("baseline", "b, baseline", tuple(round(-3 + 0.5 * i, 1) for i in range(33)), 0.0),
+            Parameter("baseline", "b, baseline", tuple(round(-3 + 0.5 * i, 1) for i in range(33)), 4.0),
             Parameter("shift", "all rewards raised by", (0.0, 2.0, 5.0, 10.0), 5.0),
         ),
         function=frame,

@@ -10,37 +10,41 @@ GAPS = tuple(round(-5 + 0.25 * i, 2) for i in range(41))
 
 
 def pair(gap: float, margin: float) -> tuple[float, float, float]:
-    """Probability of the labeler's choice, loss, and the loss's slope in the gap (by autograd)."""
+    """Probability of the labeler's choice σ(Δ), loss −log σ(Δ − m), and the loss's slope in the gap (by autograd)."""
     chosen = torch.tensor([gap], dtype=torch.float64, requires_grad=True)
     loss = bradley_terry_loss(chosen, torch.zeros_like(chosen), torch.full_like(chosen, margin))
     (slope,) = torch.autograd.grad(loss, chosen)
-    return float(torch.exp(-loss.detach())), float(loss.detach()), float(slope)
+    return float(torch.sigmoid(chosen.detach())), float(loss.detach()), float(slope)
+
+
+def meaning(gap: float, margin: float) -> str:
+    """How the scores order the pair (the sign of the gap), and how hard the loss pulls (its slope)."""
+    order = "do not order the pair" if gap == 0 else f"order the pair {'rightly' if gap > 0 else 'wrongly'}"
+    wanted = f", and the margin asks for a gap above {short(margin)}" if margin else ""
+    return (
+        f"At a gap of {short(gap)} the scores {order}{wanted}. The pair pulls with {short(-pair(gap, margin)[2], 2)} "
+        "of its full strength of 1."
+    )
 
 
 def frame(gap: float, margin: float) -> Frame:
     """All three against the gap, and where ``gap`` stands."""
     probabilities, losses, slopes = zip(*(pair(one, margin) for one in GAPS), strict=True)
     probability, loss, slope = pair(gap, margin)
-    if probability < 0.3:
-        meaning = "the pair is judged wrongly, and pulls with nearly its full strength"
-    elif probability < 0.75:
-        meaning = "the scores hardly decide, and the pair still pulls"
-    else:
-        meaning = "the pair is judged rightly and hardly pulls any more"
     return Frame(
         curves=(
-            curve("probability σ(Δ − m)", GAPS, probabilities),
-            curve("size of the gradient", GAPS, [-one for one in slopes]),
+            curve("probability σ(Δ)", GAPS, probabilities),
+            curve("pull, the size of the gradient", GAPS, [-one for one in slopes]),
             curve("at this gap", [gap, gap], [probability, -slope], kind="points"),
             curve("loss −log σ(Δ − m)", GAPS, losses, panel=1),
             curve("at this gap", [gap], [loss], kind="points", panel=1),
         ),
         rows=(
-            ("probability of the labeler's choice", short(probability)),
-            ("loss", f"{short(loss)} nats"),
+            ("probability of the labeler's choice, σ(Δ)", short(probability)),
+            ("loss, −log σ(Δ − m)", f"{short(loss)} nats"),
             ("gradient of the loss in Δ", short(slope)),
         ),
-        sentence=f"At a gap of {short(gap)}, {meaning}.",
+        sentence=meaning(gap, margin),
     )
 
 
@@ -55,7 +59,7 @@ def score_gap() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("Probability and gradient.", "Δ (score)", "probability; gradient", (-5.2, 5.2), (-0.04, 1.06)),
+            Panel("Probability and pull.", "Δ (score)", "probability; pull", (-5.2, 5.2), (-0.04, 1.06)),
             Panel("Loss.", "Δ (score)", "loss (nats)", (-5.2, 5.2), (-0.3, 7.3)),
         ),
     )

@@ -12,6 +12,7 @@ from ppo_lib.run.exports.translation import (
     Setting,
     Translation,
     critic_of_its_own,
+    judge_of_ours,
     kl_controller,
     texts_and_device,
     value_weight,
@@ -52,7 +53,9 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
         f"a folder in hub format or OWNER/NAME; names such as {TOY}:sft are known to ppo_lib alone.",
     )
     reward = str(config["reward_model"])
-    if ":" in reward:
+    if judge_of_ours(config, result, "it as a Python file for reward.remote_url"):
+        pass
+    elif ":" in reward:
         result.put(
             "reward_model",
             {"reward.remote_url": reward.partition(":")[0].replace(".", "/") + ".py"},

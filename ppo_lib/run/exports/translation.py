@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ppo_lib.models import registry
+from ppo_lib.run.judge_names import VERIFIABLE
+
 NEVER = 1e6  # a bound so wide that it never acts, where a trainer knows no "off"
 
 
@@ -97,6 +100,21 @@ def texts_and_device(config: Mapping[str, Any], result: Translation) -> None:
     measured = "a judge that is only measured is not offered."
     result.either("heldout_judge", not config["heldout_judge"], "none is set.", measured)
     result.same["device"] = "it runs on GPUs only."
+
+
+def judge_of_ours(config: Mapping[str, Any], result: Translation, form: str) -> bool:
+    """Whether the reward is one that ppo_lib alone knows by its name; if so, it is among what is missing.
+
+    Args:
+        form: of a function that the trainer would take instead.
+    """
+    reward = str(config["reward_model"])
+    source = registry.find(reward)
+    if reward not in VERIFIABLE and not (source and source.judge):
+        return False
+    result.missing["reward_model"] = f"{reward} is known to ppo_lib alone; write {form}."
+    result.same["normalize_scores"] = "the score of a function is used as it is."
+    return True
 
 
 def critic_of_its_own(config: Mapping[str, Any], result: Translation, same: str) -> None:

@@ -12,6 +12,7 @@ from ppo_lib.run.exports.translation import (
     Setting,
     Translation,
     critic_of_its_own,
+    judge_of_ours,
     kl_controller,
     texts_and_device,
     value_weight,
@@ -53,7 +54,9 @@ def models_and_data(config: Mapping[str, Any], result: Translation) -> None:
     )
     critic_of_its_own(config, result, "a model of its own.")
     reward = str(config["reward_model"])
-    if ":" in reward:
+    if judge_of_ours(config, result, "it as a function for reward.custom_reward_function"):
+        pass
+    elif ":" in reward:
         module, _, name = reward.partition(":")
         result.put(
             "reward_model",

@@ -213,6 +213,33 @@ def test_the_baseline_moves_no_mean():
     assert len(means) == 1
 
 
+@pytest.mark.parametrize(
+    ("b", "said"), [(0.0, "b = 0 is no baseline"), (5.0, "times smaller"), (13.0, "times what it is")]
+)
+def test_the_sentence_of_the_baseline_says_what_became_of_the_variance(b, said):
+    frame = explorer("baseline").frame(baseline=b, shift=5.0)
+    assert said in frame.sentence
+    found = {row[0]: row[1] for row in frame.rows}
+    more = float(found["variance of one sample"]) > float(found["variance without a baseline"])
+    assert more == ("times what it is" in frame.sentence)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("gap", [-2.0, -0.25, 0.0, 1.0, 3.0])
+def test_the_gap_decides_probability_and_order_and_the_margin_only_the_loss(gap, margin):
+    frame = explorer("score_gap").frame(gap=gap, margin=margin)
+    found = {row[0]: row[1] for row in frame.rows}
+    assert found["probability of the labeler's choice, σ(Δ)"] == short(1 / (1 + math.exp(-gap)))
+    pull = 1 / (1 + math.exp(gap - margin))
+    assert found["gradient of the loss in Δ"] == short(-pull)
+    order = "rightly" if gap > 0 else "wrongly" if gap < 0 else "do not order"
+    assert [word in frame.sentence for word in ("rightly", "wrongly", "do not order")] == [
+        word == order for word in ("rightly", "wrongly", "do not order")
+    ]
+    assert f"pulls with {short(pull, 2)} of its full strength" in frame.sentence
+    assert ("margin" in frame.sentence) == (margin > 0)
+
+
 def test_all_explorers_are_public_and_have_names_of_their_own():
     assert {function.__name__ for function in explorers.ALL} <= set(explorers.__all__)
     assert len({explorer(name).name for name in NAMES}) == len(NAMES)
