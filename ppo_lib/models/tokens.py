@@ -39,6 +39,11 @@ class TokenBatch:
     prompt_width: int
 
     def __post_init__(self) -> None:
+        if self.sequences.dim() != 2 or not len(self.sequences) or self.sequences.is_floating_point():
+            raise ValueError(
+                f"sequences has shape {tuple(self.sequences.shape)} and dtype {self.sequences.dtype}, but must be "
+                "(B, P + T) token ids, whole numbers, of at least one row"
+            )
         rows, width = self.sequences.shape
         if self.prompt_lengths.shape != (rows,) or self.response_lengths.shape != (rows,):
             raise ValueError(
@@ -277,6 +282,8 @@ def pad_pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int
     """
     if len(prompts) != len(responses) or not prompts:
         raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; give the same number, at least one")
+    if not isinstance(pad_token_id, int):
+        raise ValueError(f"pad_token_id is {pad_token_id!r}, but must be a token id; any will do, it is never read")
     width, length = max(map(len, prompts)), max(map(len, responses))
     sequences = torch.full((len(prompts), width + length), pad_token_id)
     for row, prompt, response in zip(sequences, prompts, responses, strict=True):
