@@ -19,7 +19,8 @@ export BOOK_STATIC ?= 1
 export TQDM_DISABLE ?=
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup html strict book serve test check execute align bench clean
+.PHONY: help setup html strict book serve test check execute align bench clean \
+  site publish dist links audit test-lowest test-newest
 
 help:
 	@echo "make book     build the book and print the address to open"
@@ -29,6 +30,9 @@ help:
 	@echo "make execute  run the notebooks again and store their outputs   (ARGS=chapters/01_sft.ipynb)"
 	@echo "make align    the three stages on the pocket model              (ARGS='--out runs/mine')"
 	@echo "make bench    all benchmarks, or one with its options           (SCRIPT=bench_trl ARGS='--rounds 1')"
+	@echo "make site     the book as it is published, with the address of BOOK_REPOSITORY or _config.yml"
+	@echo "make dist     the library's wheel and source archive, checked"
+	@echo "make links | audit | test-lowest | test-newest | test-peers    what CI runs besides, see CONTRIBUTING.md"
 	@echo "make clean    remove what was built; keeps $(VENV)"
 
 setup: $(READY)
@@ -78,6 +82,31 @@ bench: $(READY)
 	$(if $(SCRIPT),,$(if $(ARGS),$(error ARGS needs SCRIPT here: each benchmark has options of its own)))
 	set -e; for script in $(or $(SCRIPT),$(sort $(basename $(notdir $(wildcard benchmarks/bench_*.py))))); do \
 	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py $(ARGS); done
+
+# The published book: its notebooks know where they lie. The address is written into a copy, never into this tree.
+site: $(READY)
+	$(BIN)/python scripts/publish.py build
+
+# PUSH_TO is where to: https://github.com/OWNER/NAME, or a folder to look at it first.
+publish: $(READY)
+	$(BIN)/python scripts/publish.py push "$(PUSH_TO)"
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python scripts/publish.py dist $(TAG)
+
+links: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --builder linkcheck --keep-going
+
+audit: $(READY)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable --desc off
+
+# The library alone at both ends of what pyproject.toml allows, each in an environment of its own. TORCH names another
+# torch, such as a build without CUDA: make test-lowest TORCH=torch==2.13.0
+TORCH ?=
+test-lowest test-newest:
+	$(PYTHON) scripts/test_versions.py $(@:test-%=%) $(if $(TORCH),--torch "$(TORCH)") $(ARGS)
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -17,11 +17,14 @@ from collections import Counter
 from pathlib import Path
 
 import nbformat
-import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # as a script it lies on no path of packages
+from scripts.book_address import install_source  # noqa: E402
+from scripts.book_extension import as_links  # noqa: E402
+
 CHAPTERS = ROOT / "chapters"
 
 # The one setting under which notebooks are stored and compared; conftest.py and the Makefile use the same.
@@ -35,15 +38,6 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONHASHSEED": "0",
 }
-INSTALL = """\
-# Colab has torch: fetch only ppo_lib and what it lacks. Elsewhere this does nothing.
-import importlib.util
-
-if importlib.util.find_spec("ppo_lib") is None:
-    %pip install --quiet --no-deps peft "git+{address}"
-    # Colab's torchao is so old that peft refuses to work beside it; nothing here needs it.
-    %pip uninstall --quiet --yes torchao\
-"""
 MAX_LINES, MAX_WIDTH, MAX_CODE_CELLS, CELL_SECONDS = 25, 92, 60, 120
 KEPT_METADATA = ("tags", "exercise", "mystnb")
 # What the folds of an exercise are called on the page, by the cell's tag.
@@ -60,12 +54,6 @@ def chapter_paths(named: list[str]) -> list[Path]:
     return [*sorted(CHAPTERS.glob("[0-9][0-9]_*.ipynb")), *sorted((ROOT / "book").glob("*.ipynb"))]
 
 
-def install_source() -> str:
-    """What the first code cell says: installs the package from the book's one address, that of _config.yml."""
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    return INSTALL.format(address=config["repository"]["url"])
-
-
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Strip what changes from run to run, and name each cell by its content."""
     notebook.metadata = nbformat.from_dict(
@@ -77,8 +65,10 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
-        if "colab" in cell.metadata.get("tags", []):
-            cell.source = install_source()
+        if "colab" in (tags := cell.metadata.get("tags", [])):
+            cell.source = install_source(tags)
+        if cell.cell_type == "markdown":
+            cell.source = as_links(cell.source)
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT_METADATA if key in cell.metadata})
         digest = hashlib.sha1(f"{cell.cell_type}:{cell.source}".encode()).hexdigest()[:10]
         seen[digest] += 1

@@ -10,29 +10,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import yaml
-
 from ppo_lib.book import explorers
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "book" / "explorers"
-FIRST = "chapters/00_rl_for_llms"
-
-
-class Buttons:
-    """Where to go from the start page: the first chapter, and Colab as soon as the book has an address."""
-
-    def html(self) -> str:
-        """Two links; without an address the second leads to how the book runs on one's own machine."""
-        address = str(yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"])
-        colab = f"https://colab.research.google.com/github/{address.split('github.com/')[-1]}/blob/main/{FIRST}.ipynb"
-        second = ("#how-to-read", "Run it yourself") if "_OWNER_" in address else (colab, "Run it in Colab")
-        links = ((f"../{FIRST}.html", "Start reading"), second)
-        return '<p class="buttons">' + "".join(f'<a href="{to}">{text}</a>' for to, text in links) + "</p>"
 
 
 # The file that a page takes in: what it shows.
-PAGES = {"answers.html": explorers.three_answers, "buttons.html": Buttons, "start.html": explorers.beta_answers}
+PAGES = {"answers.html": explorers.three_answers, "start.html": explorers.beta_answers}
 
 
 def fresh(name: str) -> str:

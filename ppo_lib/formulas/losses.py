@@ -20,7 +20,7 @@ from ppo_lib.formulas.masking import (
     shape_of,
 )
 
-# exp(20) is 4.9e8: a ratio beyond it says only "far away", and exp overflows float32 at 88, where the unused
+# exp(20) is 4.9e8: a ratio beyond it says only "far away", and exp overflows float32 from 88.8 on, where the unused
 # branch of a minimum would turn the gradient into NaN (0 * inf). OpenRLHF and veRL clamp at the same place.
 MAX_LOG_RATIO = 20.0
 

@@ -3,7 +3,8 @@
 import nbformat
 import pytest
 
-from scripts.execute_notebooks import FOLDS, clean, execute, install_source, problems
+from scripts.book_address import install_source
+from scripts.execute_notebooks import FOLDS, clean, execute, problems
 
 v4 = nbformat.v4
 

@@ -8,6 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
 
@@ -76,3 +77,24 @@ def test_excerpts_of_the_details_page_exist(path: str, options: str) -> None:
 def test_details_are_numbered_in_order() -> None:
     text = (ROOT / "book/details.md").read_text(encoding="utf-8")
     assert [int(n) for n in re.findall(r"^### (\d+)\.", text, re.M)] == list(range(1, 34))
+
+
+def test_every_detail_shows_the_line_of_code_that_decides_it() -> None:
+    """The page promises it for each; an excerpt of one line or more, between its heading and the next."""
+    text = (ROOT / "book/details.md").read_text(encoding="utf-8").split("## See also")[0]
+    without = [entry.splitlines()[0] for entry in re.split(r"^### ", text, flags=re.M)[1:] if "```" not in entry]
+    assert without == []
+
+
+def test_the_list_of_references_holds_every_work_that_a_chapter_or_page_cites() -> None:
+    """Links to papers anywhere, and whatever else stands in a list of references."""
+    listed = set(re.findall(r"url = \{(.+?)\}", (ROOT / "book/references.bib").read_text(encoding="utf-8")))
+    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "book").glob("*.md")]
+    for path in [*(ROOT / "chapters").glob("*.ipynb"), *(ROOT / "book").glob("*.ipynb")]:
+        cells = nbformat.read(path, as_version=4).cells
+        texts.append("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown"))
+    cited = set(re.findall(r"\]\((https?://(?:arxiv\.org|doi\.org|dl\.acm\.org)/[^)]+)\)", "\n".join(texts)))
+    for text in texts:
+        cited |= set(re.findall(r"\]\((https?://[^)]+)\)", text.partition("\n## References")[2]))
+    code = {link for link in cited if "github.com" in link or link.startswith("https://huggingface.co/docs")}
+    assert sorted(cited - code - listed) == []

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
+from scripts.book_address import BRANCH, SOURCES, repository
 from tests.pages.book import CHAPTERS, ROOT, built_book, cells, toc_files
 
 # Attributes whose address a browser fetches by itself; a plain <a href> is followed only by a reader.
@@ -150,8 +151,9 @@ def test_every_page_has_a_title_a_language_and_a_viewport(pages):
         assert any(values.get("name") == "viewport" for _, values in names), path
 
 
-def test_the_colab_links_lead_to_the_notebooks(html, pages):
+def test_the_colab_links_lead_to_the_published_notebooks_or_are_not_there(html, pages):
     for name in [name for name in toc_files() if name.startswith("chapters/")]:
         colab = [link for link in pages[html / f"{name}.html"].links if "colab.research.google.com" in link]
-        assert colab, name
-        assert all(link.endswith(f"/blob/main/{name}.ipynb") for link in colab)
+        assert bool(colab) == bool(repository()), name
+        assert all(link.endswith(f"/blob/{BRANCH}/{SOURCES}/{name}.ipynb") for link in colab)
+        assert (html / SOURCES / f"{name}.ipynb").is_file()

@@ -1,5 +1,7 @@
 """The PPO computer: three tokens through every stage, from log-probs to the loss."""
 
+from dataclasses import replace
+
 from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
 from ppo_lib.book.explorers.examples import LOGPROBS, MASK, REF_LOGPROBS, TOKENS, VALUES, row
 from ppo_lib.book.explorers.explorer import Explorer
@@ -9,6 +11,7 @@ from ppo_lib.formulas.losses import clipped_policy_loss, ppo_loss, value_loss
 from ppo_lib.formulas.rewards import augmented_rewards
 
 WORDS = ("very", "very", "sleepy")
+RATIOS = (1.1, 1.5, 0.5)  # those of chapter 10's three tokens: cases A, B and E of the clip
 
 
 def frame(**setting: float) -> Frame:
@@ -18,7 +21,7 @@ def frame(**setting: float) -> Frame:
         return [setting[f"{name}_{t}"] for t in (1, 2, 3)]
 
     old, reference, values = (row(*token_row(name)) for name in ("old", "ref", "value"))
-    new = old + row(*token_row("move"))
+    new = old + row(*token_row("ratio")).log()
     kl = kl_estimate(old, reference)
     rewards = augmented_rewards(row(setting["score"])[0], kl, MASK, setting["beta"])
     deltas = td_errors(rewards, values, MASK, setting["gamma"])
@@ -42,7 +45,7 @@ def frame(**setting: float) -> Frame:
         (f"7. advantage Â, at λ = {short(setting['lam'])}", advantages),
         ("8. target R̂ = Â + V", returns),
         ("9. log π_θ, now", new),
-        ("10. ratio ρ", policy.ratio),
+        ("10. ratio ρ = π_θ / π_old", policy.ratio),
     )
     first = int(advantages[0].abs().argmax())
     sign = "more" if advantages[0, first] > 0 else "less"
@@ -55,7 +58,10 @@ def frame(**setting: float) -> Frame:
             curve("surprise δ", TOKENS, deltas[0], "bars", 1),
             curve("advantage Â", TOKENS, advantages[0], "bars", 1),
             curve("ratio ρ", TOKENS, policy.ratio[0], "bars", 2),
-            curve("objective, min(ρÂ, clip(ρ)Â)", TOKENS, terms, "bars", 2),
+            curve("1 + ε", TOKENS, [1 + setting["epsilon"]] * 3, panel=2),
+            curve("1 − ε", TOKENS, [1 - setting["epsilon"]] * 3, panel=2),
+            curve("ρÂ, without the clip", TOKENS, policy.ratio[0] * advantages[0], "bars", 3),
+            curve("min(ρÂ, clip(ρ)Â), with it", TOKENS, terms, "bars", 3),
         ),
         rows=(
             *((name, *(short(one) for one in numbers[0])) for name, numbers in stages),
@@ -86,37 +92,32 @@ def ppo_computer() -> Explorer:
     old = per_token("old", "log π_old", LOGPROBS, (-6.0, 0.0))
     reference = per_token("ref", "log π_ref", REF_LOGPROBS, (-6.0, 0.0))
     values = per_token("value", "V", VALUES, (-6.0, 6.0))
-    moves = per_token("move", "log π_θ − log π_old", (0.1, 0.3, -0.1), (-2.0, 2.0))
-    moves[1] = Parameter(
-        "move_2",
-        "log π_θ − log π_old, token 2 “very”",
-        (-0.6, -0.3, -0.1, 0.0, 0.1, 0.3, 0.6),
-        0.3,
-        span=(-2.0, 2.0),
-        step=0.05,
-    )
+    ratios = per_token("ratio", "ρ, ratio", RATIOS, (0.2, 3.0))
+    # The second token's moves on the page as well: nothing above row 9 follows it.
+    ratios[1] = replace(ratios[1], grid=(0.5, 0.8, 1.0, 1.1, 1.5))
     return Explorer(
         name="ppo-computer",
         title="The PPO computer: three tokens through every stage",
         parameters=(
-            Parameter("score", "score of the reward model", (-2.0, 1.0, 3.0, 5.0), 5.0, span=(-6.0, 6.0), step=0.1),
-            Parameter("beta", "β, strength of the rubber band", (0.0, 0.1, 0.3, 1.0, 2.0), 0.1, step=0.01),
-            Parameter("lam", "λ, mixing", (0.0, 0.5, 0.8, 0.95, 1.0), 0.8, step=0.01),
-            moves[1],
-            Parameter("gamma", "γ, discount", (0.9,), 0.9, span=(0.0, 1.0), step=0.01),
-            Parameter("epsilon", "ε, clip width", (0.2,), 0.2, span=(0.0, 1.0), step=0.01),
-            Parameter("value_coef", "c₁, weight of the value loss", (0.5,), 0.5, span=(0.0, 2.0), step=0.05),
+            Parameter("score", "score of the reward model", (1.0, 5.0), 5.0, span=(-6.0, 6.0), step=0.1),
+            Parameter("beta", "β, strength of the rubber band", (0.0, 0.1, 0.5, 2.0), 0.1, step=0.01),
+            Parameter("gamma", "γ, discount", (0.9, 1.0), 0.9, span=(0.0, 1.0), step=0.01),
+            Parameter("lam", "λ, mixing", (0.0, 0.8, 0.95, 1.0), 0.8, step=0.01),
+            Parameter("epsilon", "ε, clip width", (0.1, 0.2, 0.4), 0.2, span=(0.0, 1.0), step=0.01),
+            ratios[1],
+            Parameter("value_coef", "c₁, weight of the value loss", (0.1,), 0.1, span=(0.0, 2.0), step=0.05),
             *old,
             *reference,
             *values,
-            moves[0],
-            moves[2],
+            ratios[0],
+            ratios[2],
         ),
         function=frame,
         panels=(
-            Panel("What each token earns.", "token", "nats; reward", y_range=(-2.6, 5.4)),
-            Panel("What each token is credited with.", "token", "reward", y_range=(-6.6, 4.6)),
-            Panel("What the update does with it.", "token", "ratio; reward", y_range=(-10.2, 5.2)),
+            Panel("What each token earns.", "token", "nats; reward"),
+            Panel("What each token is credited with.", "token", "reward"),
+            Panel("How far the update has moved it, and where the clip begins.", "token", "ratio"),
+            Panel("What it asks for, without the clip and with it.", "token", "reward"),
         ),
         header=("stage", "1 very", "2 very", "3 sleepy"),
     )

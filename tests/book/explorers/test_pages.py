@@ -49,14 +49,3 @@ def test_the_sentence_says_of_both_scores_what_the_numbers_say(name, place):
         assert {"better": now[name] > then[name], "worse": now[name] < then[name]}.get(word, now[name] == then[name])
         words.add(word)
     assert {"better", "worse"} <= words
-
-
-def test_the_start_page_leads_to_colab_only_where_the_book_has_an_address(monkeypatch, tmp_path):
-    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
-    monkeypatch.setattr("scripts.store_explorers.ROOT", tmp_path)
-    for owner, leads in (("_OWNER_", "#how-to-read"), ("someone", "/github/someone/proximal/blob/main/chapters/00_")):
-        text = re.sub(r"github.com/[^/\s]+/", f"github.com/{owner}/", config)
-        (tmp_path / "_config.yml").write_text(text, encoding="utf-8")
-        links = re.findall(r'href="([^"]+)"', fresh("buttons.html"))
-        assert links[0] == "../chapters/00_rl_for_llms.html"
-        assert leads in links[1]

@@ -206,6 +206,17 @@ def test_the_computer_agrees_with_the_single_explorers():
     assert found["4. reward r, at β = 0.1"] == ("−0.06", "0.15", "5")
 
 
+def test_the_computer_opens_with_the_numbers_of_chapter_10s_three_tokens():
+    found = rows("ppo_computer")
+    assert found["10. ratio ρ = π_θ / π_old"] == ("1.1", "1.5", "0.5")
+    assert [found[name][0] for name in found if name[:2] in ("12", "13", "14")] == ["−0.8437", "0.8542", "−0.7583"]
+
+
+def test_nothing_above_row_9_of_the_computer_follows_a_ratio():
+    still, moved = rows("ppo_computer"), rows("ppo_computer", ratio_2=0.5)
+    assert [name.split(".")[0] for name in still if still[name] != moved[name]] == ["9", "10", "11", "12", "14"]
+
+
 def test_the_baseline_moves_no_mean():
     means = {
         rows("baseline", baseline=b, shift=5.0)["mean of the gradient (three logits)"] for b in (-3.0, 0.0, 5.0, 13.0)

@@ -1,0 +1,120 @@
+"""What the book asks of Sphinx besides its extensions: no button without an address, terms as links, the wheel inside.
+
+Notebooks are read in editors that know nothing of this book: there a term is an ordinary link into the glossary,
+``[advantage](../book/glossary.md#term-advantage)``. On the page it becomes the glossary's own reference, which Sphinx
+checks. Jupyter Book loads this module by ``local_extensions`` in ``_config.yml``.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts.book_address import (
+    BRANCH,
+    ROOT,
+    SOURCES,
+    WHEELS,
+    book_address,
+    repository,
+    wheel_name,
+)
+
+LINK = re.compile(r"\[(?P<words>[^\[\]]+)\]\((?:\.\./book/)?glossary\.md#term-(?P<slug>[\w-]+)\)")
+BUTTON, FIRST = '<a href="#how-to-read">Run it yourself</a>', "chapters/00_rl_for_llms"
+COLAB = "https://colab.research.google.com/github"
+GLOSSARY = re.compile(r"^```\{glossary\}\n(?P<terms>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def slug(term: str) -> str:
+    """The end of a term's anchor, as Sphinx makes it."""
+    return re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-")
+
+
+def terms() -> dict[str, str]:
+    """The glossary's terms by their slugs."""
+    found = GLOSSARY.search((ROOT / "book" / "glossary.md").read_text(encoding="utf-8"))
+    assert found, "book/glossary.md holds no glossary"
+    lines = [line for line in found["terms"].splitlines() if line and not line.startswith((" ", ":"))]
+    return {slug(line): line.strip() for line in lines}
+
+
+def as_roles(text: str, known: dict[str, str]) -> str:
+    """Links into the glossary as references that Sphinx knows; one to no term stays, and Sphinx reports it."""
+
+    def role(link: re.Match[str]) -> str:
+        term = known.get(link["slug"])
+        return f"{{term}}`{link['words']} <{term}>`" if term else link[0]
+
+    return LINK.sub(role, text)
+
+
+def as_links(text: str, folder: str = "../book/") -> str:
+    """References to the glossary as ordinary links: how they are stored."""
+    return re.sub(
+        r"\{term\}`(?P<words>[^`<]+?)(?:\s*<(?P<term>[^`>]+)>)?`",
+        lambda found: f"[{found['words']}]({folder}glossary.md#term-{slug(found['term'] or found['words'])})",
+        text,
+    )
+
+
+def with_colab(text: str) -> str:
+    """The start page, its second button leading to Colab as soon as the book has an address."""
+    if not (url := repository()):
+        return text
+    assert BUTTON in text, "book/index.md has no second button"
+    where = f"{COLAB}/{url.removeprefix('https://github.com/')}/blob/{BRANCH}/{SOURCES}/{FIRST}.ipynb"
+    return text.replace(BUTTON, f'<a href="{where}">Run it in Colab</a>')
+
+
+def read_source(app: Any, docname: str, source: list[str]) -> None:
+    """Sphinx's event for each source, notebooks as the JSON that they are."""
+    text = as_roles(source[0], terms())
+    source[0] = with_colab(text) if docname == "book/index" else text
+
+
+def set_address(app: Any, config: Any) -> None:
+    """Buttons to repository and Colab where there is an address, and none where they would lead nowhere."""
+    options = config.html_theme_options
+    options["repository_url"] = repository()
+    options["use_repository_button"] = bool(repository())
+    if repository():
+        options["repository_branch"], options["path_to_docs"] = BRANCH, SOURCES
+    else:
+        options.pop("launch_buttons", None)
+    config.html_baseurl = f"{book_address()}/" if book_address() else ""
+
+
+def build_wheel(folder: Path) -> Path:
+    """The library's wheel, built into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("ppo_lib-*.whl"):
+        old.unlink()
+    with TemporaryDirectory() as copy:  # setuptools would leave a build folder here, and take from it what is no more
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, copy)
+        shutil.copytree(ROOT / "ppo_lib", Path(copy) / "ppo_lib", ignore=shutil.ignore_patterns("__pycache__"))
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, copy]
+        subprocess.run([str(part) for part in command], check=True)
+    wheel = folder / wheel_name()
+    assert wheel.is_file(), f"the build left no {wheel.name}, only {sorted(p.name for p in folder.iterdir())}"
+    return wheel
+
+
+def finish(app: Any, error: Exception | None) -> None:
+    """The site carries its library, and GitHub's pages are to show it as it is."""
+    if error is None and app.builder.name == "html":
+        build_wheel(Path(app.outdir) / WHEELS)
+        (Path(app.outdir) / ".nojekyll").touch()
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Sphinx calls this."""
+    app.connect("config-inited", set_address, priority=100)  # before the theme reads its options
+    app.connect("source-read", read_source)
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,92 @@
+"""What the workflows publish: the book with its address in it, and the library for the index.
+
+    python scripts/publish.py build               # _build/html, notebooks and wheel included
+    python scripts/publish.py push WHERE          # to the branch gh-pages of a repository, or into an empty folder
+    python scripts/publish.py dist [v1.2.3]       # dist/: the wheel and the source archive; the tag must be the version
+
+The address is that of ``scripts/book_address.py``. It is written into a copy of the notebooks: the stored ones stay as
+they are.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from scripts.book_address import BRANCH, SOURCES, book_address, version, wheel_name  # noqa: E402
+from scripts.book_extension import build_wheel  # noqa: E402
+from scripts.execute_notebooks import chapter_paths, clean  # noqa: E402
+
+HTML = ROOT / "_build" / "html"
+
+
+def build() -> None:
+    """Build the book strictly, and put notebooks with a working first cell beside its pages."""
+    if not book_address():
+        raise SystemExit("the book has no address: set repository.url in _config.yml, or BOOK_REPOSITORY")
+    book = str(Path(sys.executable).parent / "jupyter-book")
+    subprocess.run([book, "build", str(ROOT), "--all", "-W", "--keep-going"], check=True)
+    for path in chapter_paths([]):
+        nbformat.write(clean(nbformat.read(path, as_version=4)), HTML / SOURCES / path.relative_to(ROOT))
+    print(f"{HTML.relative_to(ROOT)} holds the book as it is to lie at {book_address()}")
+
+
+def push(where: str) -> None:
+    """Put the built book onto the branch that is published, as its only commit: it is made anew each time.
+
+    Raises:
+        SystemExit: nothing is built, or nowhere to push.
+    """
+    if not (HTML / "book" / "index.html").is_file() or not where:
+        raise SystemExit(
+            "build first (make site), and say where to: make publish PUSH_TO=https://github.com/OWNER/NAME"
+        )
+    with TemporaryDirectory() as folder:
+        shutil.copytree(HTML, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("reports", ".doctrees"))
+        git = ["git", "-C", folder, "-c", "user.name=book", "-c", "user.email=book@localhost"]
+        subprocess.run([*git, "init", "--quiet", "--initial-branch", BRANCH], check=True)
+        subprocess.run([*git, "add", "--all", "--force"], check=True)
+        subprocess.run([*git, "commit", "--quiet", "--message", f"The book, version {version()}"], check=True)
+        subprocess.run([*git, "push", "--quiet", "--force", where, BRANCH], check=True)
+
+
+def dist(tag: str) -> None:
+    """The library's wheel and source archive.
+
+    Raises:
+        SystemExit: the tag is another version than the library's.
+    """
+    if tag and tag != f"v{version()}":
+        raise SystemExit(f"the tag is {tag}, but ppo_lib.__version__ is {version()}: one of the two is wrong")
+    wheel = build_wheel(ROOT / "dist")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "build"], check=True)
+    subprocess.run([sys.executable, "-m", "build", "--sdist", "--no-isolation", str(ROOT)], check=True)
+    assert wheel.name == wheel_name()
+    print(*sorted(path.name for path in (ROOT / "dist").iterdir()))
+
+
+def main() -> int:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build")
+    commands.add_parser("push").add_argument("where", help="a repository's address or folder")
+    commands.add_parser("dist").add_argument("tag", nargs="?", default="")
+    options = parser.parse_args()
+    if options.command == "build":
+        build()
+    elif options.command == "push":
+        push(options.where)
+    else:
+        dist(options.tag)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

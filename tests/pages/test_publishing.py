@@ -1,0 +1,98 @@
+"""Workflows do what runs here by `make`, and nothing from outside runs in them but at a commit that was looked at."""
+
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from scripts import publish, test_versions
+from scripts.book_address import version
+from tests.pages.book import ROOT
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def steps(path):
+    """Every step of a workflow."""
+    return [step for job in yaml.safe_load(path.read_text())["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_hash_and_keep_no_credentials(path):
+    for step in steps(path):
+        if "uses" in step:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"]), step
+        if step.get("uses", "").startswith("actions/checkout"):
+            assert step["with"]["persist-credentials"] is False
+    assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_each_step_of_a_workflow_runs_on_any_machine_by_make(path):
+    known = {name for line in re.findall(r"^([\w -]+):", MAKEFILE, re.MULTILINE) for name in line.split()}
+    text = path.read_text()
+    for command in [step["run"] for step in steps(path) if "run" in step]:
+        if command == ".ci/run":
+            continue
+        target = re.fullmatch(r"make ([\w-]*)(?:\$\{\{ matrix\.(\w+) \}\})?(?: .*)?", command)
+        assert target, command
+        values = re.findall(rf"{target[2]}: (?:\[(.+?)\]|([\w-]+))", text) if target[2] else [("", "")]
+        names = {target[1] + name.strip() for many, one in values for name in (many or one).split(",")}
+        assert names <= known, names - known
+
+
+def test_requirements_have_the_lower_bounds_that_are_tested():
+    asked = ["torch>=2.11", "numpy>=1.26"]
+    assert test_versions.wanted("lowest", asked, None) == ["torch==2.11", "numpy==1.26"]
+    assert test_versions.wanted("newest", asked, "torch==2.13.0") == ["torch==2.13.0", "numpy"]
+    with pytest.raises(ValueError, match=r"'torch'.*NAME>=VERSION"):
+        test_versions.wanted("lowest", ["torch"], None)
+
+
+def test_everything_that_the_library_imports_is_declared():
+    import ast
+    import sys
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    declared = {re.split(r"[<>=]", name)[0].lower().replace("-", "_") for name in asked} | {
+        "ppo_lib",
+        "yaml",
+        "ipython",
+    }
+    for path in (ROOT / "ppo_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            tops = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+            assert {top.lower() for top in tops} <= declared, (path.name, tops)
+
+
+def test_a_release_is_of_the_version_that_its_tag_says():
+    with pytest.raises(SystemExit, match=re.escape(f"v9.9.9, but ppo_lib.__version__ is {version()}")):
+        publish.dist("v9.9.9")
+
+
+def test_what_is_pushed_is_the_built_book_and_nothing_else(tmp_path, monkeypatch):
+    html, there = tmp_path / "html", tmp_path / "there.git"
+    (html / "book").mkdir(parents=True)
+    (html / "book" / "index.html").write_text("the book")
+    (html / ".nojekyll").touch()
+    (html / "reports").mkdir()
+    (html / "reports" / "x.log").write_text("of the build")
+    subprocess.run(["git", "init", "--quiet", "--bare", there], check=True)
+    monkeypatch.setattr(publish, "HTML", html)
+    for _ in range(2):  # made anew each time
+        publish.push(str(there))
+    listing = ["git", "-C", str(there), "ls-tree", "-r", "--name-only", "gh-pages"]
+    assert subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split() == [
+        ".nojekyll",
+        "book/index.html",
+    ]
+    count = ["git", "-C", str(there), "rev-list", "--count", "gh-pages"]
+    assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
+    with pytest.raises(SystemExit, match="PUSH_TO"):
+        publish.push("")
