@@ -32,11 +32,11 @@ NEEDED = {{
 lacking = [source for name, source in NEEDED.items() if not importlib.util.find_spec(name)]
 pip = [sys.executable, "-m", "pip"]
 if lacking and not BOOK:
-    print("This copy does not know where its book is published. In a clone of its repository")
-    print("run `pip install --no-deps .`, and `pip install peft`; then start here again.")
+    print("This copy does not know where its book is published. In a clone of the book,")
+    print("run `pip install --no-deps .` and `pip install peft`; then start here again.")
 elif lacking and subprocess.run([*pip, "install", "-q", "--no-deps", *lacking]).returncode:
-    print(f"ppo_lib could not be had from {{BOOK}}: is there a network? Run this cell once more.")
-elif lacking:  # an old torchao, such as Colab's, makes peft refuse to work; nothing needs it
+    print(f"ppo_lib did not come from {{BOOK}}: is there a network? Run this cell once more.")
+elif lacking:  # beside an old torchao, such as Colab's, peft refuses to work
     subprocess.run([*pip, "uninstall", "-q", "-y", "torchao"])\
 """
 # What the first cell fetches besides, by a tag of that cell: name to import, and what pip is asked for.

@@ -75,6 +75,35 @@ MUTATIONS: Table = {
         Mutation("recompute: not in a copy", "Backbone.copy", "copy.gradient_checkpointing = _", "pass"),
         Mutation("recompute: not at all", "Backbone.hidden_states", "self.gradient_checkpointing and _", "False and _"),
     ],
+    ("test_prefix", ""): [
+        Mutation("prefix: a token too many", "shared_prefix", "min(alike, _ - 1)", "alike"),
+        Mutation("prefix: padding seen", "prefix_layout", "(columns < shared) | _", "(columns >= 0) & _"),
+        Mutation("prefix: padding in front", "prefix_layout", "columns >= shared + padding", "columns >= shared"),
+        Mutation("prefix: tokens see the next", "causal_mask", "columns <= columns[first:, None]", "columns >= 0"),
+        Mutation(
+            "prefix: never off",
+            "Backbone.worth_sharing",
+            "self.share_prefix and self.sees_everything and not self.world.sharded",
+            "self.sees_everything",
+        ),
+        Mutation(
+            "prefix: windows too",
+            "Backbone.worth_sharing",
+            "self.share_prefix and self.sees_everything and not self.world.sharded",
+            "self.share_prefix",
+        ),
+        Mutation("prefix: not in a copy", "Backbone.copy", "copy.share_prefix = _", "pass"),
+    ],
+    ("test_lora", ""): [
+        Mutation(
+            "lora: scale of B", "Adapted.backward", "torch.addmm(b, ..., alpha=scale)", "torch.addmm(b, ..., alpha=1)"
+        ),
+        Mutation("lora: A's part of x", "Adapted.backward", "times(_1, _2).addmm_(...)", "times(_1, _2)"),
+        Mutation("lora: no bias", "by_weight", "y if bias is None else _", "y"),
+        Mutation("lora: trained weights", "plainly", "_ or base.weight.requires_grad or ...", "_"),
+        Mutation("scored: temperature's gradient", "Scored.backward", "gradient / ctx.temperature", "gradient"),
+        Mutation("scored: the token's own part", "Scored.backward", "_.scatter_add_(...)", "_"),
+    ],
     ("test_backbone", "half_precision"): [
         Mutation(
             "adapter: float32 on bfloat16 weights", "adapter_dtype", "torch.float32 if _ else weights", "torch.float32"
@@ -248,8 +277,8 @@ MUTATIONS: Table = {
         Mutation(
             "temperature dropped from log-probs",
             "Backbone.token_logprobs",
-            "self.logits(states) / temperature",
-            "self.logits(states)",
+            "logits if temperature == 1 else logits / temperature",
+            "logits",
         ),
         Mutation("dropout may be on", "Backbone.train", "super().train(False)", "super().train(mode)"),
         Mutation("soft cap dropped", "Backbone.logits", "logits if cap is None else _", "logits"),
@@ -291,7 +320,9 @@ MUTATIONS: Table = {
     ],
     ("test_microbatches", ""): [
         Mutation("meter: microbatches weigh the same", "Meter.add", "weight * part.detach().double()", "part.double()"),
-        Mutation("meter: first error unseen", "Meter.step", "_.largest(float(torch.stack(self.errors).max()))", "0.0"),
+        Mutation(
+            "meter: first error unseen", "Meter.first_error", "_.largest(float(torch.stack(self.errors).max()))", "0.0"
+        ),
         Mutation("meter: mean of sums", "Meter.means", "_.total(float(total))[0] / self.steps", "float(total)"),
         Mutation("minibatches: never shuffled", "minibatches", "if epoch: ...", "pass"),
         Mutation("minibatches: another order for the first epoch", "minibatches", "if epoch: ...", "..."),
@@ -300,14 +331,14 @@ MUTATIONS: Table = {
         Mutation(
             "look again: other columns",
             "PPOTrainer.look_again",
-            "seen[:, rows, : part.responses.shape[1]] = columns",
-            "seen[:, rows, -part.responses.shape[1] :] = columns",
+            "seen[:, _, : part.responses.shape[1]] = columns",
+            "seen[:, _, -part.responses.shape[1] :] = columns",
         ),
         Mutation("judge: its lists are ours", "ask", "function(asked, list(own))", "function(prompts, texts)"),
         Mutation("first ratio: float64 is half", "PPOTrainer.check_first_ratio", "_.itemsize < 4", "_.itemsize != 4"),
     ],
     ("test_grpo", "false_alarm"): [
-        Mutation("grpo: weights of other rows", "GRPOTrainer.update", "weights[rows]", "weights[: len(rows)]"),
+        Mutation("grpo: weights of other rows", "GRPOTrainer.update", "weights[rows_on(...)]", "weights[: len(rows)]"),
     ],
     ("test_rollout", ""): [
         Mutation("sampling: temperature dropped", "pick", "backbone.logits(_) / temperature", "backbone.logits(_)"),
@@ -356,7 +387,7 @@ MUTATIONS: Table = {
         Mutation("graph: numbers from the host", "Decoder.ends", "self.eos", "tokens.new_tensor([0])"),
         Mutation(
             "graph: rotary positions that ask",
-            "supports_static_cache",
+            "sees_everything",
             "_ and rotary not in ('dynamic', 'longrope')",
             "_",
         ),
@@ -522,16 +553,18 @@ MUTATIONS: Table = {
         Mutation(
             "grpo: temperature forgotten",
             "GRPOTrainer.loss",
-            "self.policy.evaluate(old.batch, config.temperature)",
-            "self.policy.evaluate(old.batch)",
+            "self.policy.evaluate(old.batch, config.temperature, entropy=False)",
+            "self.policy.evaluate(old.batch, entropy=False)",
         ),
         Mutation(
             "grpo: weights of each piece",
             "GRPOTrainer.update",
-            "token_weights(mask[minibatch], ...)",
+            "token_weights(mask[index], ...)",
             "token_weights(mask, ...)",
         ),
-        Mutation("grpo: advantages of other rows", "GRPOTrainer.loss", "advantages[rows]", "advantages[: len(rows)]"),
+        Mutation(
+            "grpo: advantages of other rows", "GRPOTrainer.loss", "advantages[rows_on(...)]", "advantages[: len(rows)]"
+        ),
         Mutation(
             "grpo: reference for old log-probs",
             "GRPOTrainer.loss",
@@ -632,14 +665,14 @@ MUTATIONS: Table = {
         ),
         Mutation("memory: blocks not counted", "kept_per_token", "two - one", "0"),
         Mutation(
-            "memory: entropy without gradient", "plan_memory", "ENTROPY_COPIES if _ else LOGITS_COPIES", "LOGITS_COPIES"
+            "memory: entropy without gradient", "plan_memory", "bytes_per_logit(dtype, _)", "bytes_per_logit(dtype)"
         ),
         Mutation("memory: never refused", "MemoryPlan.check", "free is None or self.total <= free", "True"),
     ],
     ("test_shapes", "plan or slice"): [
         Mutation("memory: attention of a single token", "SHORT", "2", "1"),
         Mutation("memory: weights kept for the backward pass", "kept_by_blocks", "key not in weights", "True"),
-        Mutation("memory: copies of a slice", "LOGITS_COPIES", "3", "4"),
+        Mutation("memory: copies of a slice", "LOGITS_COPIES", "2", "3"),
         Mutation("memory: what a gradient adds to them", "ENTROPY_COPIES", "5", "6"),
     ],
     ("test_shapes", "plan"): [
@@ -781,7 +814,7 @@ MUTATIONS: Table = {
         Mutation("capstone without a GPU", "choose_recipe", "not torch.cuda.is_available()", "False"),
     ],
     ("test_ppo", "select or microbatch"): [
-        Mutation("experience of other rows", "Experience.select", "value[rows, :width]", "value[: len(rows), :width]"),
+        Mutation("experience of other rows", "Experience.select", "value[index, :width]", "value[: len(rows), :width]"),
     ],
     ("test_sharding", "memory"): [
         Mutation("plan of a whole model", "elsewhere", "divided - -(-divided // parts)", "0"),

@@ -144,20 +144,26 @@ class ActorCritic(nn.Module):
         states = self.actor(batch)
         return ActorCriticOutput(self.actor.backbone.logits(states) / temperature, self._values(batch, states))
 
-    def evaluate(self, batch: TokenBatch, temperature: float = 1.0, entropy_grad: bool = False) -> PerToken:
+    def evaluate(
+        self, batch: TokenBatch, temperature: float = 1.0, entropy_grad: bool = False, entropy: bool = True
+    ) -> PerToken:
         """Log-probs of the sampled tokens, values and entropies.
 
-        Equal to what :meth:`forward` gives, but the logits of the whole batch are never held at once.
+        Equal to what :meth:`forward` gives, but the logits of the whole batch are never held at once. Where nobody
+        reads the entropies, ``entropy=False`` saves them: they are 0.
         """
         states, mask = self.actor(batch), batch.mask
-        logprobs, entropy = self.actor.backbone.token_logprobs(states, batch.responses, mask, temperature, entropy_grad)
-        return PerToken(logprobs, self._values(batch, states) * mask, entropy)
+        logprobs, spread = self.actor.backbone.token_logprobs(
+            states, batch.responses, mask, temperature, entropy_grad, entropy, batch.count
+        )
+        return PerToken(logprobs, self._values(batch, states) * mask, spread)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """Log-probs ``(B, T)`` of the same tokens under the reference."""
         states = self.reference(batch)
-        return self.backbone.token_logprobs(states, batch.responses, batch.mask, temperature)[0]
+        tokens = batch.responses, batch.mask
+        return self.backbone.token_logprobs(states, *tokens, temperature, entropy=False, count=batch.count)[0]
 
     def _values(self, batch: TokenBatch, actor_states: Tensor) -> Tensor:
         states = actor_states if self.critic is self.actor else self.critic(batch)

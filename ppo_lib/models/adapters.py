@@ -30,6 +30,7 @@ from ppo_lib.models.adapter_folders import WEIGHTS, read_settings
 from ppo_lib.models.files import load_tensors
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
+from ppo_lib.models.lora import quicken_adapters
 from ppo_lib.models.world import ALONE, World
 
 EXPERTS = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"}  # PEFT means fused experts by these names
@@ -92,6 +93,7 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         set_adapter(causal_lm, name)
     _layers.clear()
     quicken(causal_lm)
+    quicken_adapters(causal_lm)
     for parameter in adapter_parameters(causal_lm, name):
         parameter.data = parameter.data.to(adapter_dtype(causal_lm.dtype))
     for key, parameter in causal_lm.named_parameters():

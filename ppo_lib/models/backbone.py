@@ -18,8 +18,11 @@ from ppo_lib.errors import BadInput
 from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
+from ppo_lib.models.lora import quicken_adapters
+from ppo_lib.models.prefix import WORTH, Prefix, causal_mask, sees_everything, states_after_prefix
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.registry import exact_model
+from ppo_lib.models.scoring import Scored, plain_head
 from ppo_lib.models.tokens import (
     TokenBatch,
     closing_token,
@@ -48,6 +51,8 @@ class Backbone(nn.Module):
 
     Attributes:
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
+        share_prefix: read what all prompts of a batch begin with once instead of in every row; on at first.
+        fused_lora: adapters that are added compute in few products (:mod:`ppo_lib.models.lora`); on at first.
 
     Raises:
         ValueError: no chat template where one is wanted, no EOS token, a model whose logits are not its output
@@ -75,7 +80,8 @@ class Backbone(nn.Module):
         self.eval()
         quicken(causal_lm)
         self._adapter: str | None = None
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing, self.share_prefix, self.fused_lora = False, True, True
+        self.takes_masks = True  # of four dimensions; found out otherwise by the check
         check_forward(self)
 
     @classmethod
@@ -102,6 +108,7 @@ class Backbone(nn.Module):
         self.world.place(causal_lm, str(self.device))
         copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.world)
         copy.gradient_checkpointing = self.gradient_checkpointing
+        copy.share_prefix = self.share_prefix
         return copy
 
     def load_weights(self, folder: str | Path) -> None:
@@ -227,6 +234,7 @@ class Backbone(nn.Module):
             )
         alpha = 2 * rank if alpha is None else alpha
         adapters.add_adapter(self.causal_lm, name, self.name, rank, alpha, seed)
+        quicken_adapters(self.causal_lm, self.fused_lora)
         self._use(None)
 
     def adapter_parameters(self, name: str) -> list[nn.Parameter]:
@@ -267,6 +275,7 @@ class Backbone(nn.Module):
             ValueError: no adapter there, or one that was made for another architecture.
         """
         adapters.read_adapter(self.causal_lm, name, self.name, folder)
+        quicken_adapters(self.causal_lm, self.fused_lora)
         self._use(None)
 
     def merged(self, adapter: str | None) -> PreTrainedModel:
@@ -284,19 +293,37 @@ class Backbone(nn.Module):
         """Last hidden states ``(B, P + T, H)`` of a batch, in the given role.
 
         With ``gradient_checkpointing`` set, a gradient costs one more forward pass and keeps little more than one
-        block's activations at a time.
+        block's activations at a time. A beginning that all prompts share is read once
+        (:mod:`ppo_lib.models.prefix`); its columns are zero, since no response is scored there.
         """
         again = self.gradient_checkpointing and torch.is_grad_enabled()
+        shared = 0 if again else self.worth_sharing(len(batch), batch.shared)
         with (
             self.adapter(adapter),
             recomputed(self.causal_lm, adapter, lambda: self.acting) if again else nullcontext(),
         ):
+            if shared:
+                states = states_after_prefix(self.body, batch, shared, Prefix(), self.causal_lm.dtype)
+                return nn.functional.pad(states, (0, 0, shared, 0))
+            real = batch.attention_mask
+            if self.sees_everything:  # the whole mask, once for all layers: of any other transformers asks the device
+                real = causal_mask(real.bool(), 0, self.causal_lm.dtype)
             return self.body(
                 input_ids=batch.sequences,
-                attention_mask=batch.attention_mask,
+                attention_mask=real,
                 position_ids=batch.position_ids,
                 use_cache=False,
             ).last_hidden_state
+
+    @property
+    def sees_everything(self) -> bool:
+        """Whether every layer attends to all that came before; see :func:`ppo_lib.models.prefix.sees_everything`."""
+        return self.takes_masks and sees_everything(self.causal_lm.config)
+
+    def worth_sharing(self, rows: int, shared: int) -> int:
+        """How many of so many shared first tokens to read once: all of them, or none."""
+        able = self.share_prefix and self.sees_everything and not self.world.sharded
+        return shared if able and rows > 1 and shared >= WORTH else 0
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``(..., V)`` of hidden states ``(..., H)``, in at least float32."""
@@ -306,7 +333,14 @@ class Backbone(nn.Module):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def token_logprobs(
-        self, hidden: Tensor, tokens: Tensor, mask: Tensor, temperature: float = 1.0, entropy_grad: bool = False
+        self,
+        hidden: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        entropy_grad: bool = False,
+        entropy: bool = True,
+        count: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-prob of each token and entropy of each distribution, without holding ``(B, T, V)`` logits.
 
@@ -316,26 +350,33 @@ class Backbone(nn.Module):
             mask: ``(B, T)``; padding is not computed at all.
             temperature: the one that was sampled with; log-probs are those of the sampled distribution.
             entropy_grad: whether the entropy carries a gradient.
+            entropy: whether it is computed at all; otherwise it is 0.
+            count: how many tokens the mask counts, where that is known; else the device is asked.
 
         Returns:
             log-probs and entropies, ``(B, T)`` each, zero in the padding.
         """
         keep = mask.bool()
-        counted = keep.nonzero(as_tuple=True)  # rows and columns of the counted tokens: one wait for the device
+        places = keep.nonzero() if count is None else keep.nonzero_static(size=count)
+        counted = tuple(places.unbind(dim=1))  # rows and columns of the counted tokens
         slices = hidden[counted].split(max(1, MAX_LOGITS // self.causal_lm.config.get_text_config().vocab_size))
 
         def score(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-            logp = torch.log_softmax(self.logits(states) / temperature, dim=-1)
+            if not entropy_grad and plain_head(self.causal_lm, self.head_dtype):
+                return Scored.apply(states, self.causal_lm.get_output_embeddings().weight, ids, temperature, entropy)
+            logits = self.logits(states)
+            logp = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
             spread = logp if entropy_grad else logp.detach()
-            return logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1), -(spread.exp() * spread).sum(-1)
+            chosen = logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+            return chosen, -(spread.exp() * spread).sum(-1) if entropy else torch.zeros_like(chosen)
 
         recompute = torch.is_grad_enabled() and len(slices) > 1
         parts = []
         for states, ids in zip(slices, tokens[counted].split(len(slices[0])), strict=True):
             parts.append(checkpoint(score, states, ids, use_reentrant=False) if recompute else score(states, ids))
         flat = [torch.cat(column) for column in zip(*parts, strict=True)]
-        logprobs, entropy = (x.new_zeros(keep.shape).index_put(counted, x) for x in flat)
-        return logprobs, entropy
+        logprobs, spread = (x.new_zeros(keep.shape).index_put(counted, x) for x in flat)
+        return logprobs, spread
 
 
 @torch.no_grad()
@@ -357,6 +398,7 @@ def check_forward(backbone: "Backbone") -> None:
     try:
         own = model(**inputs).logits.float()
         head = backbone.logits(backbone.body(**inputs).last_hidden_state)
+        backbone.takes_masks = takes_masks(backbone, batch, head)
         padded = backbone.logits(backbone.hidden_states(batch))[:, -ids.shape[1] :]
     except torch.OutOfMemoryError:
         raise
@@ -398,6 +440,26 @@ def check_forward(backbone: "Backbone") -> None:
             f"{which} samples from its cache what it does not score; the log-probs of PPO would be those of another "
             "distribution, so take another model"
         )
+
+
+def takes_masks(backbone: "Backbone", batch: TokenBatch, wanted: Tensor) -> bool:
+    """Whether attention takes a mask of four dimensions as it is; some makes more of one of two, as of ALiBi.
+
+    Args:
+        backbone: the model.
+        batch: a few rows, of which the first is padded on the left.
+        wanted: ``(1, S, V)``, the logits of that row, unpadded.
+    """
+    if not backbone.sees_everything:
+        return False
+    try:
+        seen = backbone.logits(backbone.hidden_states(batch))[:1, -wanted.shape[1] :]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # the model's own code
+        return False
+    exact = backbone.causal_lm.dtype in (torch.float32, torch.float64)
+    return bool((seen - wanted).abs().max() <= (1e-3 if exact else 0.2) * wanted.abs().max())
 
 
 def logits_out_of_the_cache(backbone: "Backbone", batch: TokenBatch) -> Tensor:

@@ -65,9 +65,8 @@ class RewardModel(nn.Module):
 
         Whichever token ended a response, it is read with the one that ended the answers of the comparisons.
         """
-        batch = self.closed_as_taught(batch)
-        rows = torch.arange(len(batch), device=batch.sequences.device).split(microbatch)
-        raw = torch.cat([self(batch.select(r)) for r in rows])
+        batch, rows = self.closed_as_taught(batch), range(len(batch))
+        raw = torch.cat([self(batch.select(rows[i : i + microbatch])) for i in range(0, len(rows), microbatch)])
         return (raw - self.mean) / self.std
 
     def closed_as_taught(self, batch: TokenBatch) -> TokenBatch:

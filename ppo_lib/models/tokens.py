@@ -10,7 +10,7 @@ Lengths are stored, never inferred from the pad id, so a tokenizer whose pad tok
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,12 +31,17 @@ class TokenBatch:
         prompt_lengths: ``(B,)`` real prompt tokens.
         response_lengths: ``(B,)`` counted response tokens, the EOS included where there is one.
         prompt_width: ``P``, the column where every response begins.
+        shared: with how many tokens all prompts begin alike, such as those of a chat template; the model may read them
+            once for all rows (:meth:`ppo_lib.models.backbone.Backbone.hidden_states`). 0 where nobody has looked.
+        lengths: pairs of prompt and response length, row by row, as the host knows them without asking the device.
     """
 
     sequences: Tensor
     prompt_lengths: Tensor
     response_lengths: Tensor
     prompt_width: int
+    shared: int = 0
+    lengths: list[tuple[int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.sequences.dim() != 2 or not len(self.sequences) or self.sequences.is_floating_point():
@@ -50,11 +55,12 @@ class TokenBatch:
                 f"prompt_lengths has shape {tuple(self.prompt_lengths.shape)} and response_lengths "
                 f"{tuple(self.response_lengths.shape)}, but both must be ({rows},) like the rows of sequences"
             )
-        extremes = [end for lengths in (self.prompt_lengths, self.response_lengths) for end in lengths.aminmax()]
-        shortest_prompt, longest_prompt, shortest, longest = torch.stack(extremes).tolist()  # one wait for the device
-        if shortest_prompt < 1 or longest_prompt > self.prompt_width:
+        both = torch.stack([self.prompt_lengths, self.response_lengths])
+        prompts, responses = both.tolist()  # one wait for the device
+        self.lengths = list(zip(prompts, responses, strict=True))
+        if not all(1 <= length <= self.prompt_width for length in prompts):
             raise ValueError("prompt_lengths must lie in [1, prompt_width]: a first token needs a state before it")
-        if shortest < 0 or longest > width - self.prompt_width:
+        if not all(0 <= length <= width - self.prompt_width for length in responses):
             raise ValueError(f"response_lengths must lie between 0 and T = {width - self.prompt_width}")
 
     def __len__(self) -> int:
@@ -91,13 +97,22 @@ class TokenBatch:
         labels[:, self.prompt_width :] = self.responses.masked_fill(self.mask == 0, -100)
         return labels
 
-    def select(self, rows: Tensor) -> "TokenBatch":
-        """The given rows, with the columns that are padding in all of them cut off."""
-        part = copy(self)  # without a check: these lengths have been checked
-        part.prompt_lengths, part.response_lengths = self.prompt_lengths[rows], self.response_lengths[rows]
-        widths = torch.stack([part.prompt_lengths.max(), part.response_lengths.max()])
-        part.prompt_width, longest = widths.tolist()  # one wait for the device
-        part.sequences = self.sequences[rows, self.prompt_width - part.prompt_width : self.prompt_width + longest]
+    @property
+    def count(self) -> int:
+        """How many response tokens count, of all rows together."""
+        return sum(response for _, response in self.lengths)
+
+    def select(self, rows: Sequence[int] | Tensor) -> "TokenBatch":
+        """The given rows, with the columns that are padding in all of them cut off.
+
+        Rows as a list ask the device nothing; as a tensor there, once.
+        """
+        chosen = rows.tolist() if isinstance(rows, Tensor) else rows
+        part, index = copy(self), rows_on(self.sequences.device, rows)  # without a check: these lengths were checked
+        part.lengths = [self.lengths[row] for row in chosen]
+        part.prompt_lengths, part.response_lengths = self.prompt_lengths[index], self.response_lengths[index]
+        part.prompt_width, longest = (max(column) for column in zip(*part.lengths, strict=True))
+        part.sequences = self.sequences[index, self.prompt_width - part.prompt_width : self.prompt_width + longest]
         return part
 
     def to(self, device: torch.device | str) -> "TokenBatch":
@@ -106,6 +121,11 @@ class TokenBatch:
         for name in ("sequences", "prompt_lengths", "response_lengths"):
             setattr(there, name, getattr(self, name).to(device))
         return there
+
+
+def rows_on(device: torch.device, rows: Sequence[int] | Tensor) -> Tensor:
+    """Row numbers as an index on a device; a list goes there without the host's waiting for work that is under way."""
+    return rows if isinstance(rows, Tensor) else torch.tensor(rows).to(device, non_blocking=True)
 
 
 def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
@@ -294,7 +314,16 @@ def pad_pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int
         torch.tensor([len(p) for p in prompts]),
         torch.tensor([len(r) for r in responses]),
         width,
+        shared_prefix(prompts),
     )
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """With how many tokens all prompts begin alike; each keeps one of its own, whose state the response begins from."""
+    rows = [list(prompt) for prompt in prompts]
+    low, high = min(rows), max(rows)  # in the order of a dictionary: what these two share, all others share too
+    alike = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(map(len, prompts)))
+    return min(alike, min(map(len, prompts)) - 1)
 
 
 def pair_ids(

@@ -42,6 +42,7 @@ from ppo_lib.models.adapters import adapter_dtype, add_adapter
 from ppo_lib.models.backbone import MAX_LOGITS
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.loading import DTYPES, context_length, load_shape, refusals
+from ppo_lib.models.prefix import sees_everything
 from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.models.tokens import encode_prompts, encode_responses
 from ppo_lib.models.world import ALONE, World
@@ -54,7 +55,7 @@ from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 STEPPED = 4  # bytes: heads, moments, log-probs and what the optimizer steps are float32, whatever the weights are
 KEPT = 1.5  # bytes kept for the backward pass for each byte that a linear layer reads or writes, where all else fails
 ROWS, SHORT = 1024, 2  # tokens of the forward pass without numbers
-LOGITS_COPIES = 3  # of one slice at once: log-softmax, its exponential and their product, or two and a gradient
+LOGITS_COPIES = 2  # of one slice at once: logits and log-softmax, or log-softmax and the gradient
 ENTROPY_COPIES = 5  # the same, when the entropy has a gradient too
 LEAN = "lower microbatch or set gradient_checkpointing: true, which change memory and not the result, or lower "
 # What to change first, by stage: where what stays does not fit, where the sampling does not, where the update does not.
@@ -192,7 +193,6 @@ def plan_memory(
     rows = -(-config.rollout_batch // processes)
     other = sum(parameters(x) - elsewhere(x, parts) for x in map(empty_model, others))
     reward, heads = reward_rank * per_rank, head * (2 if reward_rank else 1)
-    copies = ENTROPY_COPIES if config.entropy_coef else LOGITS_COPIES
     return MemoryPlan(
         weights=(count + full * (count + separate * count) + other) * weight_bytes + gathered,
         adapters=(adapters + reward) * adapter_bytes + heads * STEPPED,
@@ -200,7 +200,7 @@ def plan_memory(
         gradients=gradients + full * gathered,
         cache=rows * width * cache_bytes_per_token(model, weight_bytes),
         activations=int(tokens * kept),
-        logits=min(MAX_LOGITS, response_logits) * STEPPED * copies,
+        logits=min(MAX_LOGITS, response_logits) * bytes_per_logit(dtype, config.entropy_coef > 0),
         sampling=min(MAX_LOGITS, rows * text.vocab_size) * SAMPLING_BYTES,
     )
 
@@ -221,6 +221,13 @@ def to_learn(network: int, head: int, itemsize: int) -> tuple[int, int]:
     return gradients, 2 * trained * STEPPED + network * STEPPED * halves
 
 
+def bytes_per_logit(dtype: torch.dtype, entropy_grad: bool = False) -> int:
+    """Of a slice in the update; on half-precision weights the gradient is there in half precision too."""
+    if entropy_grad:
+        return STEPPED * ENTROPY_COPIES
+    return STEPPED * LOGITS_COPIES + dtype.itemsize * (dtype.itemsize < STEPPED)
+
+
 def empty_model(model: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The architecture with its shapes, but without memory for its weights."""
     with torch.device("meta"):
@@ -233,7 +240,8 @@ def kept_at_width(
     """Bytes that each token leaves for the backward pass in rows of ``width`` tokens; see :func:`kept_per_token`."""
     text = model.get_text_config()
     kept = kept_per_token(model, dtype, lora_rank)
-    kept += text.num_hidden_layers * width * dtype.itemsize  # every layer keeps the mask as numbers to add
+    masks = 1 if sees_everything(model) else text.num_hidden_layers  # as numbers to add; others make one in each layer
+    kept += masks * width * dtype.itemsize
     if checkpointing:  # what goes into each block, and all of the one that is computed again
         blocks = len(blocks_of(empty_model(model)))
         kept = kept / blocks + blocks * text.hidden_size * dtype.itemsize
@@ -460,6 +468,6 @@ def plan_training(
         gradients=gradients + full * gathered,
         cache=drawn * width * cache_bytes_per_token(model, item),
         activations=int(rows * width * kept),
-        logits=0 if reward else min(MAX_LOGITS, rows * answer_length * text.vocab_size) * STEPPED * LOGITS_COPIES,
+        logits=0 if reward else min(MAX_LOGITS, rows * answer_length * text.vocab_size) * bytes_per_logit(dtype),
         sampling=min(MAX_LOGITS, drawn * text.vocab_size) * SAMPLING_BYTES,
     )

@@ -9,28 +9,23 @@ Attention looks at the first ``visible`` columns of the cache only, a multiple o
 its own. Rows that have ended are carried along and change nothing; every ``LOOK`` steps the loop asks whether all have.
 """
 
-import math
 import os
-import re
 import warnings
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.prefix import ALIGNED
 from ppo_lib.models.tokens import TokenBatch, pad_pairs
 from ppo_lib.sampling.agreement import STEPS, Witness
 
 BLOCK = 128  # columns by which attention widens; a graph is recorded for each width
 LOOK = 16  # steps between looks at whether every row has ended: each look waits for the GPU
-WINDOW = re.compile(r"sliding_window|window_size|local_attention|attention_chunk_size|attention_window")
-CHANGING_ROTARY = {"dynamic", "longrope"}  # whose frequencies depend on the longest row
 _agrees: WeakKeyDictionary[Backbone, bool] = WeakKeyDictionary()  # models for which it was tried
-ALIGNED = 8  # a GPU's attention kernels want rows of the mask to begin at such a multiple, and copy it otherwise
 
 
 def supports_static_cache(backbone: Backbone) -> bool:
@@ -42,12 +37,7 @@ def supports_static_cache(backbone: Backbone) -> bool:
     A model that is sharded does not either: its blocks come and go, and a graph wants fixed addresses. Nor does one
     whose rotary positions change with the longest row: it asks the GPU for that row at every step.
     """
-    if backbone.world.sharded:
-        return False
-    config = backbone.causal_lm.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sees_all = kinds == {"full_attention"} and shortest_window(config) is None
-    return sees_all and not rotary_kinds(config) & CHANGING_ROTARY and static_agrees(backbone)
+    return backbone.sees_everything and not backbone.world.sharded and static_agrees(backbone)
 
 
 @torch.no_grad()
@@ -87,32 +77,6 @@ def decode_few(backbone: Backbone, witness: Witness) -> TokenBatch:
     decoder = Decoder(backbone, batch.sequences, seen, first, prefilled, witness, width)
     decoder.recording = False
     return decoder.run(STEPS - 1)[0]
-
-
-def rotary_kinds(config: PreTrainedConfig) -> set[str]:
-    """The kinds of rotary positions of a model; some have one for each kind of layer."""
-    settings = getattr(config, "rope_parameters", None) or {}
-    each = [value for value in settings.values() if isinstance(value, dict)] or [settings]
-    return {str(setting.get("rope_type", "default")) for setting in each}
-
-
-def shortest_window(config: PreTrainedConfig) -> int | None:
-    """The fewest tokens that some layer looks back, or None where every layer sees the whole context.
-
-    Models say it under many names, and not all of them list a kind for each layer.
-    """
-    context = getattr(config, "max_position_embeddings", None) or math.inf
-    if getattr(config, "use_sliding_window", True) is False:
-        return None
-    windows = [
-        value
-        for name, value in vars(config).items()
-        if WINDOW.search(name) and type(value) is int and 0 < value < context
-    ]
-    kinds = str(getattr(config, "attention_types", "") or getattr(config, "attention_layers", ""))
-    if kinds and "local" not in kinds:  # GPT-Neo, whose window counts in its local layers alone
-        return None
-    return min(windows, default=None)
 
 
 def by_graphs(backbone: Backbone, device: torch.device) -> bool:

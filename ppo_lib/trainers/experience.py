@@ -1,6 +1,6 @@
 """One rollout batch with all that is known about it, and the metrics that describe it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ppo_lib.formulas.advantages import explained_variance
 from ppo_lib.formulas.kl import kl_estimate
 from ppo_lib.formulas.masking import masked_mean
-from ppo_lib.models.tokens import TokenBatch
+from ppo_lib.models.tokens import TokenBatch, rows_on
 from ppo_lib.trainers.optimizer import Metrics
 
 
@@ -45,15 +45,16 @@ class Experience:
     advantages: Tensor
     returns: Tensor
 
-    def select(self, rows: Tensor) -> "Experience":
+    def select(self, rows: Sequence[int] | Tensor) -> "Experience":
         """The responses ``rows``, with the columns that are padding in all of them cut off."""
+        rows = rows.tolist() if isinstance(rows, Tensor) else rows
         batch = self.batch.select(rows)
-        width, chosen = batch.responses.shape[1], rows.tolist()
+        width, index = batch.responses.shape[1], rows_on(self.scores.device, rows)
 
         def cut(value: Any) -> Any:
             if isinstance(value, list):
-                return [value[row] for row in chosen]
-            return value[rows] if value.dim() == 1 else value[rows, :width]
+                return [value[row] for row in rows]
+            return value[index] if value.dim() == 1 else value[index, :width]
 
         return Experience(batch, **{name: cut(value) for name, value in vars(self).items() if name != "batch"})
 

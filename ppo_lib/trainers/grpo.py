@@ -12,6 +12,7 @@ from ppo_lib.formulas.masking import trusted
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.device import clock, peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.models.tokens import rows_on
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.trainers.configuration import GRPOConfig
 from ppo_lib.trainers.experience import Experience
@@ -105,9 +106,10 @@ class GRPOTrainer:
         mask, meter = batch.mask, Meter(ppo.world)
         for minibatch in minibatches(len(batch), config.minibatch, config.epochs, ppo.generator):
             weights = torch.zeros_like(mask)
-            weights[minibatch] = token_weights(mask[minibatch], config.average, config.max_new_tokens)
+            index = rows_on(mask.device, minibatch)
+            weights[index] = token_weights(mask[index], config.average, config.max_new_tokens)
             for rows, share in microbatches(minibatch, batch, config.microbatch, ppo.world):
-                out = self.loss(experience, advantages, rows, weights[rows])
+                out = self.loss(experience, advantages, rows, weights[rows_on(mask.device, rows)])
                 out.loss.backward()
                 meter.add(1.0, out.ratio, {"loss": out.loss})  # its weights stand in it
                 meter.add(share, out.ratio, {"clip_fraction": out.clip_fraction, "approx_kl": out.approx_kl})
@@ -115,17 +117,19 @@ class GRPOTrainer:
         ppo.check_first_ratio(meter.first_error)
         return meter.means()
 
-    def loss(self, experience: Experience, advantages: Tensor, rows: Tensor, weights: Tensor) -> PolicyLoss:
+    def loss(
+        self, experience: Experience, advantages: Tensor, rows: Sequence[int] | Tensor, weights: Tensor
+    ) -> PolicyLoss:
         """The loss of the responses ``rows``, whose token weights ``(rows, T)`` are given."""
         config, old = self.config, experience.select(rows)
         mask = old.batch.mask
-        new = self.policy.evaluate(old.batch, config.temperature)
+        new = self.policy.evaluate(old.batch, config.temperature, entropy=False)
         with trusted():  # masks and numbers were checked when they were collected
             return grpo_loss(
                 new.logprobs,
                 old.logprobs,
                 old.ref_logprobs,
-                advantages[rows].to(new.logprobs.dtype),
+                advantages[rows_on(advantages.device, rows)].to(new.logprobs.dtype),
                 mask,
                 weights[:, : mask.shape[1]].to(new.logprobs.dtype),
                 config.epsilon,

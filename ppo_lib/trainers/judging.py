@@ -52,9 +52,7 @@ def judge(
         ValueError: a reward function that does not return one finite number per response.
     """
     if isinstance(reward, RewardModel) and reward.backbone is backbone and reward.reads_as_sampled:
-        own = reward.score_batch(
-            batch.select(world.share(torch.arange(len(batch), device=backbone.device))), microbatch
-        )
+        own = reward.score_batch(batch.select(world.share(range(len(batch)))), microbatch)
         scores = own.new_tensor(world.gather(own.tolist()))
     else:
         scores = ask(reward, prompts, texts, world, finished).to(backbone.device, backbone.head_dtype)

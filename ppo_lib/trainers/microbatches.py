@@ -16,8 +16,8 @@ from ppo_lib.models.world import World
 from ppo_lib.trainers.optimizer import Metrics
 
 
-def minibatches(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of each optimizer step, epoch after epoch, as tensors of at most ``size`` indices.
+def minibatches(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Rows of each optimizer step, epoch after epoch, at most ``size`` of them.
 
     The first epoch keeps the rollout's order, which is random already; later ones shuffle.
 
@@ -25,16 +25,17 @@ def minibatches(count: int, size: int, epochs: int, generator: torch.Generator) 
         count: responses in the rollout batch.
         size: responses in a minibatch.
         epochs: passes over the batch.
-        generator: of the shuffling; the rows are on its device.
+        generator: of the shuffling; on the host, so that nobody waits for the device.
     """
-    order = torch.arange(count, device=generator.device)
+    order = list(range(count))
     for epoch in range(epochs):
         if epoch:
-            order = order[torch.randperm(count, generator=generator, device=generator.device)]
-        yield from order.split(size)
+            shuffled = torch.randperm(count, generator=generator, device=generator.device).tolist()
+            order = [order[i] for i in shuffled]
+        yield from (order[i : i + size] for i in range(0, count, size))
 
 
-def microbatches(minibatch: Tensor, batch: TokenBatch, size: int, world: World) -> list[tuple[Tensor, float]]:
+def microbatches(minibatch: list[int], batch: TokenBatch, size: int, world: World) -> list[tuple[list[int], float]]:
     """This process's share of a minibatch in microbatches of at most ``size`` rows, each with its weight.
 
     Where there are several, rows of like length go together, to save padding.
@@ -48,10 +49,12 @@ def microbatches(minibatch: Tensor, batch: TokenBatch, size: int, world: World) 
     Returns:
         Rows, and their share of the minibatch's response tokens; over all processes the shares add up to 1.
     """
-    lengths, rows = batch.response_lengths, world.share(minibatch)
+    rows = world.share(minibatch)
     if len(rows) > size:
-        rows = rows[(batch.prompt_lengths + lengths)[rows].argsort(stable=True)]
-    return [(part, float(lengths[part].sum() / lengths[minibatch].sum())) for part in rows.split(size)]
+        rows = sorted(rows, key=lambda row: sum(batch.lengths[row]))
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    tokens = sum(batch.lengths[row][1] for row in minibatch)
+    return [(part, sum(batch.lengths[row][1] for row in part) / tokens) for part in parts]
 
 
 class Meter:
@@ -62,11 +65,10 @@ class Meter:
 
     Attributes:
         steps: optimizer steps so far.
-        first_error: the largest ``|ratio - 1|`` of the first minibatch, before anything was learned.
     """
 
     def __init__(self, world: World) -> None:
-        self.world, self.steps, self.first_error, self.grad_norm = world, 0, 0.0, 0.0
+        self.world, self.steps, self.grad_norm = world, 0, 0.0
         self.totals: dict[str, Tensor] = {}  # float64, on the loss's device: nothing waits for a number until the end
         self.largest: list[Tensor] = []
         self.errors: list[Tensor] = []
@@ -80,10 +82,13 @@ class Meter:
             self.errors.append((ratio - 1).abs().max())
 
     def step(self, grad_norm: float) -> None:
-        """Note an optimizer step; after the first one, ``first_error`` is known."""
-        if self.steps == 0:
-            self.first_error = self.world.largest(float(torch.stack(self.errors).max()))
+        """Note an optimizer step."""
         self.steps, self.grad_norm = self.steps + 1, self.grad_norm + grad_norm
+
+    @property
+    def first_error(self) -> float:
+        """The largest ``|ratio - 1|`` of the first minibatch, before anything was learned."""
+        return self.world.largest(float(torch.stack(self.errors).max()))
 
     def means(self) -> Metrics:
         """Mean of every part over the steps, ``grad_norm``, ``ratio_max`` and ``ratio_first_error``."""

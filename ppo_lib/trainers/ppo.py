@@ -35,7 +35,7 @@ from ppo_lib.formulas.rewards import augmented_rewards
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.device import clock, peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.models.tokens import TokenBatch
+from ppo_lib.models.tokens import TokenBatch, rows_on
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import PPOConfig
@@ -184,7 +184,7 @@ class PPOTrainer:
         self.check_first_ratio(meter.first_error)
         return meter.means()
 
-    def loss(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def loss(self, experience: Experience, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """``L = L_policy + c1 L_value - c2 S`` on some responses.
 
         Args:
@@ -196,7 +196,7 @@ class PPOTrainer:
         """
         config, old = self.config, experience.select(rows)
         mask = old.batch.mask
-        new = self.policy.evaluate(old.batch, config.temperature, entropy_grad=config.entropy_coef > 0)
+        new = self.policy.evaluate(old.batch, config.temperature, config.entropy_coef > 0, config.entropy_coef > 0)
         epsilon = math.inf if config.epsilon is None else config.epsilon
         with trusted():  # masks and numbers were checked when they were collected
             policy = clipped_policy_loss(new.logprobs, old.logprobs, old.advantages, mask, epsilon, config.dual_clip)
@@ -255,7 +255,7 @@ class PPOTrainer:
                 now = self.policy.evaluate(part, config.temperature)
                 ref_logprobs = self.policy.reference_logprobs(part, config.temperature)
                 columns = torch.stack([now.logprobs, now.values, now.entropy, ref_logprobs])
-                seen[:, rows, : part.responses.shape[1]] = columns
+                seen[:, rows_on(self.device, rows), : part.responses.shape[1]] = columns
         self.world.add(seen)  # each process has filled in its own rows
         return seen.unbind()
 

@@ -27,7 +27,7 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch
-from ppo_lib.run.memory import ENTROPY_COPIES, LOGITS_COPIES, plan_memory
+from ppo_lib.run.memory import bytes_per_logit, plan_memory
 from ppo_lib.sampling.decoding import Decoder, supports_static_cache
 from ppo_lib.sampling.rollout import pick_at
 from ppo_lib.trainers.configuration import PPOConfig, RewardConfig, SFTConfig, load_recipe, read_config
@@ -213,8 +213,12 @@ def efficient_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_cau
 @pytest.fixture
 def training(monkeypatch):
     """Lets a microbatch go forward and back without numbers: it is padded, and yet every response token counts."""
-    monkeypatch.setattr(TokenBatch, "__post_init__", lambda batch: None)  # it reads the lengths
-    monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda *_: True)  # keep masks without a look at them
+
+    def longest(batch: TokenBatch) -> None:  # instead of reading the lengths
+        rows, width = batch.sequences.shape
+        batch.lengths = [(1, width - batch.prompt_width)] * rows
+
+    monkeypatch.setattr(TokenBatch, "__post_init__", longest)
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", efficient_attention)
     with fx_config.patch(meta_nonzero_assume_all_nonzero=True):  # an index by a mask takes every place
         yield
@@ -268,11 +272,11 @@ def test_the_memory_plan_is_what_an_update_of_ppo_holds(on_meta, training, confi
     assert held.largest <= 4 * MAX_LOGITS < 4 * rows * response * config.vocab_size  # never a whole batch of logits
 
 
-def test_logits_of_one_slice_are_there_three_times_and_five_times_with_the_entropys_gradient(on_meta, training):
+def test_logits_of_one_slice_are_there_twice_and_five_times_with_the_entropys_gradient(on_meta, training):
     shallow = transformers.LlamaConfig(**{**SMOL.to_dict(), "num_hidden_layers": 1})
     batch = microbatch(8, 4, 512)
     peaks = [one_update(trained(ActorCritic, on_meta(shallow), 4), batch, grad)[0].peak for grad in (False, True)]
-    slices = [4 * MAX_LOGITS * copies for copies in (LOGITS_COPIES, ENTROPY_COPIES)]
+    slices = [MAX_LOGITS * bytes_per_logit(torch.bfloat16, grad) for grad in (False, True)]
     assert peaks[1] - peaks[0] == pytest.approx(slices[1] - slices[0], rel=0.02)
 
 

@@ -70,6 +70,23 @@ def test_a_page_fits_a_phone(browser, name):
         assert visit.complaints == []
 
 
+DRAWN = """
+() => [...document.querySelectorAll('figure.drawing > svg')].flatMap(svg => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+  const texts = [...svg.querySelectorAll('text, tspan[font-size]')];
+  return texts.map(text => ({text: text.textContent, size: parseFloat(getComputedStyle(text).fontSize) * scale}));
+})
+"""
+
+
+@pytest.mark.parametrize("name", toc_files())
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_words_of_drawings_are_readable_on_a_phone(browser, name, scheme):
+    with Visit(*browser, width=390, scheme=scheme) as visit:
+        visit.open(name)
+        assert [one for one in visit.page.evaluate(DRAWN) if one["size"] < 11] == []
+
+
 SCROLLING = """
 () => {
   document.querySelectorAll('details').forEach(one => { one.open = true; });

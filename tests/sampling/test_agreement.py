@@ -8,9 +8,10 @@ from tiny import ARCHITECTURES, save_tiny
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.prefix import shortest_window
 from ppo_lib.sampling import decoding
 from ppo_lib.sampling.agreement import STEPS, Witness
-from ppo_lib.sampling.decoding import Slots, shortest_window, supports_static_cache
+from ppo_lib.sampling.decoding import Slots, supports_static_cache
 from ppo_lib.sampling.rollout import sample
 
 LLAMA = ARCHITECTURES["llama"][1]

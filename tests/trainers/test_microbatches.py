@@ -8,7 +8,7 @@ from ppo_lib.trainers.microbatches import Meter, minibatches
 
 
 def cut(count=7, size=3, epochs=3, seed=0):
-    return [rows.tolist() for rows in minibatches(count, size, epochs, torch.Generator().manual_seed(seed))]
+    return list(minibatches(count, size, epochs, torch.Generator().manual_seed(seed)))
 
 
 def test_every_epoch_takes_every_row_once_the_first_in_order_and_the_others_each_in_their_own():

@@ -1,16 +1,18 @@
 """The paper of the book's drawings: boxes, arrows, words and bars at given places, as SVG with a text form.
 
-A drawing is 360 units wide and as high as it needs, so that on a phone of 390 pixels its smallest text, 12 units, is
-still 11 pixels high. Words and outlines take the colour of the page around them, tints lie transparent over its ground,
-and a page may set other tints (``--drawing-blue``): light and dark pages both work. There is no id in it, so that
-several stand on one page, and every number is rounded, so that the same drawing has the same bytes.
+A drawing is 360 units wide and as high as it needs: in a window of 390 pixels the page leaves it 332 of them or more,
+so that its smallest text, 12 units, is still 11 pixels high there. Words and outlines take the colour of the page
+around them, tints lie transparent over its ground, and a page may set other tints (``--drawing-blue``): light and
+dark pages both work. There is no id in it, so that several stand on one page, and every number is rounded, so that
+the same drawing has the same bytes.
 
 What is drawn is also remembered as plain rectangles and lines. By them the tests prove of every drawing that no word
 lies on another one, on a line, or outside its box.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -114,6 +116,7 @@ class Drawing:
     boxes: list[Area] = field(default_factory=list)
     glyphs: list[Area] = field(default_factory=list)
     marks: list[Area] = field(default_factory=list)
+    linked: bool = False
 
     # ------------------------------------------------------------------------------------------------ what is displayed
 
@@ -123,7 +126,7 @@ class Drawing:
     def html(self) -> str:
         """The picture with its caption."""
         return (
-            f'<figure class="drawing" style="max-width:{self.widest}px;margin:1.2em auto">'
+            f'<figure class="drawing" style="max-width:{self.widest}px;margin:1.2em auto;padding:0">'
             f"{self.svg()}<figcaption>{escape(self.title)}</figcaption></figure>"
         )
 
@@ -133,8 +136,9 @@ class Drawing:
 
     def svg(self) -> str:
         """The picture alone."""
+        role = "group" if self.linked else "img"  # what stands in an image is no link for who hears the page
         return (
-            f'<svg viewBox="0 0 {WIDTH} {number(self.height)}" width="100%" role="img" font-family="{FONT}" '
+            f'<svg viewBox="0 0 {WIDTH} {number(self.height)}" width="100%" role="{role}" font-family="{FONT}" '
             f'font-size="{number(NORMAL)}" fill="{TEXT}" xmlns="http://www.w3.org/2000/svg">'
             f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>{''.join(self.parts)}</svg>"
         )
@@ -283,6 +287,14 @@ class Drawing:
         self.marks.append(Area(x - radius, y - radius, 2 * radius, 2 * radius))
         return self.marks[-1]
 
+    @contextmanager
+    def link(self, address: str) -> Iterator[None]:
+        """What is drawn inside leads to an address."""
+        self.linked = True
+        self.parts.append(f'<a href="{escape(address)}">')
+        yield
+        self.parts.append("</a>")
+
     def stroke(self, *points: Point, tone: str = TEXT, width: float = 1.5, dashed: bool = False) -> None:
         """A line through some points, with round corners."""
         self.lines += list(pairwise(points))
@@ -291,6 +303,12 @@ class Drawing:
             f'<path d="{rounded_path(points)}" fill="none" stroke="{color(tone)}" stroke-width="{number(width)}" '
             f'stroke-linecap="round" stroke-linejoin="round"{edge}/>'
         )
+
+    def trace(self, points: Sequence[Point], tone: str = TEXT, width: float = 2.5) -> None:
+        """A line of data, without round corners."""
+        self.lines += list(pairwise(points))
+        place = "L".join(f"{number(x)} {number(y)}" for x, y in points)
+        self.curve(f"M{place}", tone, width)
 
     def arrow(self, *points: Point, tone: str = TEXT, width: float = 1.6, dashed: bool = False) -> None:
         """A line through some points that ends in a head."""

@@ -3,7 +3,19 @@
 Each is drawn around the middle of a square of 24 units and then moved and scaled to where it is wanted.
 """
 
-from ppo_lib.book.diagrams.canvas import BAD, CRITIC, JUDGE, POLICY, REFERENCE, TEXT, Area, Drawing, color, number
+from ppo_lib.book.diagrams.canvas import (
+    BAD,
+    CRITIC,
+    JUDGE,
+    PLAIN,
+    POLICY,
+    REFERENCE,
+    TEXT,
+    Area,
+    Drawing,
+    color,
+    number,
+)
 
 HEAD_OF_ROBOT = "M-8 -7H8Q11 -7 11 -4V5Q11 8 8 8H-8Q-11 8 -11 5V-4Q-11 -7 -8 -7Z"
 EYES = "M-4.6 -2v.1M4.6 -2v.1"  # of no length: round ends make dots of them
@@ -75,3 +87,29 @@ def cross(drawing: Drawing, x: float, y: float, size: float = 20, tone: str = BA
 def tick(drawing: Drawing, x: float, y: float, size: float = 20, tone: str = REFERENCE) -> None:
     """What is right."""
     glyph(drawing, x, y, size, piece("M-8 0L-2.5 6L8 -7", tone, 3))
+
+
+def person(drawing: Drawing, x: float, y: float, size: float = 30) -> None:
+    """Somebody who is asked what they prefer."""
+    head = "M-4.2 -5.5A4.2 4.2 0 1 1 4.2 -5.5A4.2 4.2 0 1 1 -4.2 -5.5Z"
+    glyph(drawing, x, y, size, piece(head, TEXT), piece("M-8.5 11Q-8.5 1.5 0 1.5Q8.5 1.5 8.5 11Z", TEXT))
+
+
+def engine(drawing: Drawing, x: float, y: float, size: float = 36) -> None:
+    """A locomotive under full steam, to the right."""
+    body = piece("M-11 6V-7H-3V-1H8Q10 -1 10 1V6Z", JUDGE, tint=0.3)
+    chimney, smoke = piece("M4 -1V-5H8V-1", JUDGE), piece("M5 -8q-3 -3 -6 -1M2 -11q-4 -2 -7 0", PLAIN, 1.4)
+    wheels = "".join(
+        piece(f"M{at - 2.4} 8A2.4 2.4 0 1 1 {at + 2.4} 8A2.4 2.4 0 1 1 {at - 2.4} 8Z", TEXT) for at in (-7, 0, 7)
+    )
+    glyph(drawing, x, y, size, smoke, body, chimney, piece("M-9 -4.5h3.5", TEXT), wheels)
+
+
+def dog(drawing: Drawing, x: float, y: float, size: float = 36) -> None:
+    """The pupil of the oldest school of reinforcement learning."""
+    head = piece("M-7 -5Q0 -9 7 -5V3Q5 10 0 10Q-5 10 -7 3Z", JUDGE, tint=0.2)
+    ears = piece("M-7 -5Q-12 -4 -11 4Q-8 4 -7 0M7 -5Q12 -4 11 4Q8 4 7 0", JUDGE, tint=0.4)
+    face = piece("M-3 -1v.1M3 -1v.1", TEXT, 2.6) + piece(
+        "M-1.2 3.5H1.2L0 5ZM0 5V6.5Q-2 8 -3.2 6.8M0 6.5Q2 8 3.2 6.8", TEXT, 1.2
+    )
+    glyph(drawing, x, y, size, head, ears, face)
