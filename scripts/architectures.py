@@ -36,6 +36,7 @@ from ppo_lib.trainers.ppo import PPOTrainer
 PAGE = Path(__file__).resolve().parent.parent / "book" / "architectures.md"
 OPEN, CLOSE = "<!-- scripts/architectures.py --write -->", "<!-- end of the table -->"
 PROMPTS, BUDGET, TOLERANCE = ["Hi", "What is it?"], 20, 1e-3
+LARGEST = 5_000_000  # parameters of a tiny model
 CONFIG = PPOConfig(
     iterations=1, rollout_batch=4, minibatch=4, microbatch=4, epochs=1, max_new_tokens=8, lora_rank=2, device="cpu"
 )
@@ -74,7 +75,14 @@ SIZES: dict[str, Any] = {
     "is_encoder_decoder": False,
 }
 # What single architectures need besides.
-MORE: dict[str, dict[str, Any]] = {}
+MORE: dict[str, dict[str, Any]] = {
+    "axk1": {"head_dim": 4},
+    "codegen": {"rotary_dim": 4},
+    "deepseek_v2": {"head_dim": 4, "num_experts_per_tok": 2, "topk_method": "greedy"},
+    "deepseek_v3": {"head_dim": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "gptj": {"rotary_dim": 4},
+}
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,13 @@ def save_tiny(kind: type, folder: Path) -> None:
         NoTinyModel: transformers does not make one.
     """
     try:
+        config = tiny_config(kind, MORE.get(kind.model_type))  # type: ignore[attr-defined]
+        with torch.device("meta"):  # first without memory: sizes that have other names are as large as ever
+            count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        if count > LARGEST:
+            raise ValueError(f"{count / 1e6:.0f} million parameters remain")
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(tiny_config(kind, MORE.get(kind.model_type)))  # type: ignore[attr-defined]
+        model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():  # the usual beginning is so small that all tokens would be equally likely
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))

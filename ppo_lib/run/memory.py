@@ -324,10 +324,13 @@ def adapted_layers(model: PreTrainedModel) -> list[tuple[int, int]]:
 def cache_bytes_per_token(model: PreTrainedConfig, itemsize: int) -> int:
     """Bytes of keys and values that one token leaves in all layers."""
     text = model.get_text_config()
-    every = getattr(text, "num_attention_heads", None) or 1  # what has no heads is counted as one, which is more
-    heads = getattr(text, "num_key_value_heads", None) or every
-    size = getattr(text, "head_dim", None) or text.hidden_size // every
-    return 2 * text.num_hidden_layers * heads * size * itemsize
+    try:
+        every = getattr(text, "num_attention_heads", None) or 1
+        heads = getattr(text, "num_key_value_heads", None) or every
+        width = heads * (getattr(text, "head_dim", None) or text.hidden_size // every)
+    except Exception:  # heads that differ from layer to layer, or have other names: at most the model's width
+        width = text.hidden_size
+    return 2 * text.num_hidden_layers * width * itemsize
 
 
 def megabytes(count: int) -> str:

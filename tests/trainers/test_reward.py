@@ -180,3 +180,16 @@ def test_refusals(build_tiny):
     for options in ({"epochs": 0}, {"lora_rank": 0}, {"max_grad_norm": 0.0}, {"seed": -1}):
         with pytest.raises(ConfigError, match=f"{next(iter(options))} is"):
             RewardConfig(**options)
+
+
+def test_what_was_trained_is_kept_where_no_scale_can_be_fixed(build_tiny, tmp_path):
+    """Comparisons that fill the context, and a model that says the same to all: a sentence, and raw scores."""
+    full = "p" * 90  # of a context of 96: five tokens are left for an answer
+    trainer = calibrating(build_tiny(), [(full, "y" * 5, "n"), ("Q", "an answer", "no")])
+    assert "cut off at 6 tokens" in trainer.calibrate()
+    silent = stages.CalibratedRewardTrainer(RewardConfig(lora_rank=2), RewardModel(build_tiny(), 2), PAIRS)
+    said = silent.calibrate()  # its head has learned nothing
+    assert said.startswith("not calibrated, so that scores stay raw")
+    assert "scores that do not differ" in said
+    silent.save(tmp_path)
+    assert RewardModel.from_pretrained(tmp_path).scores(["a"], ["b"]) == [0.0]
