@@ -89,7 +89,11 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it for GPT-2
         torch.manual_seed(seed)
         # PEFT itself, not transformers' add_adapter: that one asks for a PEFT of its own time, and pip gives another
-        inject_adapter_in_model(config, causal_lm, name)
+        try:
+            inject_adapter_in_model(config, causal_lm, name)
+        except ValueError as error:  # PEFT's own refusal, such as of layers that a recurrent model reads by hand
+            kind, why = causal_lm.config.model_type, " ".join(str(error).split())[:200]
+            raise BadInput(f"a {kind!r} model cannot be given an adapter ({why}); take another model") from error
         set_adapter(causal_lm, name)
     _layers.clear()
     quicken(causal_lm)
