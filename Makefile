@@ -19,12 +19,16 @@ export BOOK_STATIC ?= 1
 export TQDM_DISABLE ?=
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup html strict book serve test check execute align bench clean \
+PEERS := .venv-peers
+PEER_PACKAGES := trl==1.12.0 torchtune==0.6.1 verl==0.9.1 openrlhf==0.11.2
+
+.PHONY: test-peers help setup html strict book serve test check execute align bench clean \
   site publish dist links audit test-lowest test-newest
 
 help:
 	@echo "make book     build the book and print the address to open"
 	@echo "make test     run every test, every notebook and the strict book build"
+	@echo "make test-peers  this library's functions beside those of TRL, torchtune, veRL and OpenRLHF"
 	@echo "make check    the fast part of the tests: lint, types, quick tests"
 	@echo "make serve    serve the built book on http://localhost:$(PORT)"
 	@echo "make execute  run the notebooks again and store their outputs   (ARGS=chapters/01_sft.ipynb)"
@@ -71,6 +75,18 @@ check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests -q -x -m "not slow and not browser" $(ARGS)
+
+# The other trainers, alone and in an environment of their own, on top of the project's: what they would install is not needed.
+$(PEERS)/.ready: $(READY)
+	$(BIN)/python -m venv --without-pip $(PEERS)
+	$(BIN)/python -c "import pathlib, sysconfig; [p.write_text(sysconfig.get_path('purelib')) \
+	  for p in [next(pathlib.Path('$(PEERS)').glob('lib/python*/site-packages')) / 'project.pth']]"
+	$(BIN)/python -m pip --python $(PEERS)/bin/python install --quiet --no-deps $(PEER_PACKAGES)
+	rm -rf $(PEERS)/lib/python*/site-packages/tests  # torchtune's, which would stand before the project's
+	touch $@
+
+test-peers: $(PEERS)/.ready
+	PYTHONPATH=. HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest tests/peers -q $(ARGS)
 
 execute: $(READY)
 	$(BIN)/python scripts/execute_notebooks.py $(ARGS)

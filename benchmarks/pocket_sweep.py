@@ -38,8 +38,14 @@ BETAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 VARIANTS: dict[str, dict[str, Any]] = {
     "no_clip_many_epochs": {"epsilon": None, "value_clip": None, "epochs": 8},
     "many_epochs": {"epochs": 8},
+    "no_policy_clip_many_epochs": {"epsilon": None, "epochs": 8},
+    # The critic and the lambda that goes with it, and that lambda alone.
     "no_critic": {"value_coef": 0.0, "lam": 1.0},
+    "lambda_one": {"lam": 1.0},
+    # What the score is compared with: normalized scores still have the SFT model's mean taken off.
     "no_baseline": {"value_coef": 0.0, "lam": 1.0, "whiten_advantages": False},
+    "raw_no_baseline": {"value_coef": 0.0, "lam": 1.0, "whiten_advantages": False, "normalize_scores": False},
+    "no_baseline_entropy_bonus": {"value_coef": 0.0, "lam": 1.0, "whiten_advantages": False, "entropy_coef": 0.02},
     "no_whitening": {"whiten_advantages": False},
     "raw_rewards": {"normalize_scores": False, "whiten_advantages": False},
     "entropy_bonus": {"beta": 0.0, "entropy_coef": 0.02},

@@ -24,9 +24,12 @@
     const pictures = [...section.querySelectorAll(".explorer-picture")];
     const shown = []; // what each picture was last told to show
     const sliders = data.parameters.map(({ label, texts, start }) => {
-      const input = element("input", { type: "range", min: 0, max: texts.length - 1, step: 1, value: start });
-      const output = element("output", { ariaLive: "off" });
-      const className = texts.some((text) => text.length > 12) ? "wide" : "";
+      const words = texts.length > 1 && texts.some((text) => !/^[-−]?\d/.test(text)); // a choice: a list, not a slider
+      const input = words
+        ? element("select", {}, ...texts.map((text, i) => new Option(text, i, i === start, i === start)))
+        : element("input", { type: "range", min: 0, max: texts.length - 1, step: 1, value: start });
+      const output = element("output", { ariaLive: "off", hidden: words });
+      const className = words || texts.some((text) => text.length > 12) ? "wide" : "";
       return { input, output, texts, row: element("label", { hidden: texts.length < 2, className }, label, input, output) };
     });
 
@@ -53,7 +56,8 @@
         return moved && Plotly.animate(picture, { data: drawn.map(({ x, y }) => ({ x, y })) }, AT_ONCE);
       });
       for (const { input, output, texts } of sliders) {
-        output.textContent = input.ariaValueText = texts[input.value];
+        output.textContent = texts[input.value];
+        if (input.type === "range") input.ariaValueText = texts[input.value];
       }
       data.varying.forEach((slot, i) => { slots[slot].textContent = data.texts[cells[i]]; });
       strips.forEach((strip, i) => strip.replaceChildren(...tokens[i].map((token) => {

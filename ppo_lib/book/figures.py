@@ -35,6 +35,8 @@ class Series:
     y: list[float]
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
+    wide: bool = False
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,19 @@ class Figure:
         name: str,
         low: Iterable[Any] | None = None,
         high: Iterable[Any] | None = None,
+        wide: bool = False,
     ) -> Self:
-        """Add a line; ``low`` and ``high`` draw a band around it, say the spread over seeds."""
-        return self._add(name, "line", x, y, low, high)
+        """Add a line; ``low`` and ``high`` draw a band around it, say the spread over seeds.
 
-    def points(self, x: Iterable[Any], y: Iterable[Any], name: str) -> Self:
-        """Add unconnected points."""
-        return self._add(name, "points", x, y)
+        A ``wide`` one is drawn as with a marker pen: where it runs along others, both are seen.
+        """
+        self._add(name, "line", x, y, low, high).series[-1].wide = wide
+        return self
+
+    def points(self, x: Iterable[Any], y: Iterable[Any], name: str, labels: Sequence[str] = ()) -> Self:
+        """Add unconnected points; ``labels`` are short texts, one at the right of each."""
+        self._add(name, "points", x, y).series[-1].labels = tuple(labels)
+        return self
 
     def bars(self, labels: Sequence[str], y: Iterable[Any], name: str) -> Self:
         """Add one bar for each label; several calls with the same labels stand side by side."""
@@ -192,7 +200,10 @@ class Figure:
         columns = [(float(i), text) for i, text in enumerate(self.categories)] or [
             (tick, number(tick)) for tick in area.x_axis.ticks
         ]
-        for where, text in columns:
+        # About 7.4 units a character; bars whose labels would run into each other show every second or third one.
+        widest = max((7.4 * len(text) + 10 for _, text in columns), default=0.0)
+        every = math.ceil(len(self.categories) * widest / WIDE) if self.categories else 1
+        for where, text in columns[:: max(1, every)]:
             yield label(area.x(where), floor + 18, text)
         yield label(LEFT + WIDE / 2, floor + 38, self.x)
         yield (
@@ -228,10 +239,13 @@ class Figure:
             edge = [(x, y) for x, y in upper + lower[::-1] if math.isfinite(x + y)]
             yield f'<g fill="{color}" fill-opacity="0.18">{path(edge, close=True)}</g>'
         if one.kind == "line":
-            style = f'stroke="{color}" stroke-width="2.2" fill="none" stroke-linejoin="round"'
-            yield f"<g {style}{dashes(dash)}>{path(points)}</g>"
+            pen = 'stroke-width="9" stroke-opacity="0.4"' if one.wide else 'stroke-width="2.2"'
+            style = f'stroke="{color}" {pen} fill="none" stroke-linejoin="round"'
+            yield f"<g {style}{dashes('' if one.wide else dash)}>{path(points)}</g>"
         if one.kind == "points" or len(points) == 1:
             yield from (point(x, y, color, shape) for x, y in points if math.isfinite(x + y))
+            for (x, y), text in zip(points, one.labels, strict=False):
+                yield f'<g fill="currentColor" font-weight="bold">{label(x + 8, y + 5, text, "start")}</g>'
 
     def _axes(self) -> tuple[Axis, Axis]:
         across = [value for one in self.series for value in one.x]
@@ -257,7 +271,8 @@ class Figure:
             color, dash, shape = look(index)
             if one.kind == "line":
                 rule = path([(x, y - 4), (x + 24, y - 4)])
-                out.append(f'<g stroke="{color}" stroke-width="2.6"{dashes(dash)}>{rule}</g>')
+                pen = 'stroke-width="9" stroke-opacity="0.4"' if one.wide else f'stroke-width="2.6"{dashes(dash)}'
+                out.append(f'<g stroke="{color}" {pen}>{rule}</g>')
             elif one.kind == "points":
                 out.append(point(x + 12, y - 4, color, shape))
             else:

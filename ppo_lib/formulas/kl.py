@@ -30,6 +30,19 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     k3     ``e^-d - 1 + d``    yes        never negative
     =====  ==================  =========  =================================
 
+    A right value is not a right pull. At one position, on average over the policy's tokens, with ``p`` the policy and
+    ``ref`` the reference:
+
+    =====  =====================================  ==========================
+    kind   as a charge in the reward              as a term of the loss
+           ``E[kind grad log p]``                 ``E[grad kind]``
+    =====  =====================================  ==========================
+    k1     ``grad KL(p||ref)``                    0
+    k2     neither                                ``grad KL(p||ref)``
+    k3     ``grad KL(p||ref) - grad KL(ref||p)``  ``grad KL(ref||p)``
+    exact  0: it is the same for every token      ``grad KL(p||ref)``
+    =====  =====================================  ==========================
+
     Args:
         logprobs: ``(B, T)``, log-probs of the sampled tokens under the policy.
         ref_logprobs: ``(B, T)``, the same tokens under the reference.

@@ -15,9 +15,11 @@ MODULES = {  # who registers which name
     TOY: "ppo_lib.pocket.source",
     "stories": "ppo_lib.run.stories",
     "smollm2": "ppo_lib.models.smollm2",
+    "capitals": "ppo_lib.pocket.capitals",
 }
 
 Judge = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> one score each
+Labeler = Callable[[str, list[str]], list[int]]  # (prompt, responses) -> their numbers, the best first
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Source:
         about: gives a sentence on that choice.
         reward_model: gives the folder of a reward model in this library's form.
         judge: gives a function that scores responses, where no model does.
+        labeler: gives a function that ranks responses to a prompt, from a seed of its moods.
         gold: scores responses by their true quality, where that is known.
         held_out: whether the split ``heldout`` is kept back from training.
     """
@@ -48,6 +51,7 @@ class Source:
     about: Callable[[], str] | None = None
     reward_model: Callable[[], Path] | None = None
     judge: Callable[[], Judge] | None = None
+    labeler: Callable[[int], Labeler] | None = None
     gold: Judge | None = None
     held_out: bool = True
 

@@ -78,9 +78,7 @@ def describe() -> str:
     """One sentence on which weights these are, for whoever reads the numbers that come from them."""
     if which() == UNROUNDED:
         return f"smollm2 is the unrounded model of the hub, {UNROUNDED}"
-    return (
-        f"smollm2 is the file of the package {PACKAGE} {VERSION}, rounded to four bits: the hub does not give it here"
-    )
+    return f"smollm2 is the file of the package {PACKAGE} {VERSION}, rounded to four bits: the hub does not answer here"
 
 
 def model(name: str) -> Path | str:

@@ -11,13 +11,15 @@ model of these labelers, and the best accuracy that any reward model can reach o
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 from ppo_lib.pocket.fluency import count_words
 from ppo_lib.pocket.gold import gold_score
 
+Gold = Callable[[str, str], float]
 LENGTH_BIAS = 0.06  # utility per word, too much
 NOISE = 1.0  # scale of the Gumbel noise
 
@@ -34,12 +36,14 @@ class Ranking:
         return [(self.prompt, chosen, rejected) for chosen, rejected in combinations(self.responses, 2)]
 
 
-def labeler_utility(prompt: str, response: str, length_bias: float = LENGTH_BIAS) -> float:
+def labeler_utility(prompt: str, response: str, length_bias: float = LENGTH_BIAS, gold: Gold = gold_score) -> float:
     """What a labeler would pay for a response, before noise: the gold score plus ``length_bias`` per word."""
-    return gold_score(prompt, response) + length_bias * count_words(response)
+    return gold(prompt, response) + length_bias * count_words(response)
 
 
-def rank(prompt: str, responses: Sequence[str], rng: random.Random, noise: float = NOISE) -> Ranking:
+def rank(
+    prompt: str, responses: Sequence[str], rng: random.Random, noise: float = NOISE, gold: Gold = gold_score
+) -> Ranking:
     """One noisy ranking of responses to one prompt.
 
     Args:
@@ -47,6 +51,7 @@ def rank(prompt: str, responses: Sequence[str], rng: random.Random, noise: float
         responses: the responses to rank; usually four.
         rng: where the noise comes from.
         noise: scale of the Gumbel noise; 0 ranks by the utility alone.
+        gold: what the labelers know about the world; the pocket world's by default.
 
     Returns:
         The ranking, best first.
@@ -54,33 +59,36 @@ def rank(prompt: str, responses: Sequence[str], rng: random.Random, noise: float
 
     def heard(response: str) -> float:
         gumbel = -math.log(-math.log(min(max(rng.random(), 1e-12), 1 - 1e-12)))
-        return labeler_utility(prompt, response) + noise * gumbel
+        return labeler_utility(prompt, response, gold=gold) + noise * gumbel
 
     noisy = [(heard(response), number) for number, response in enumerate(responses)]
     order = [number for _, number in sorted(noisy, reverse=True)]
     return Ranking(prompt, tuple(responses[number] for number in order))
 
 
-def preference_probability(prompt: str, first: str, second: str, noise: float = NOISE) -> float:
+def preference_probability(
+    prompt: str, first: str, second: str, noise: float = NOISE, gold: Gold = gold_score
+) -> float:
     """Probability that a labeler puts ``first`` above ``second``: sigma((U_1 - U_2) / noise)."""
-    gap = (labeler_utility(prompt, first) - labeler_utility(prompt, second)) / noise
+    gap = (labeler_utility(prompt, first, gold=gold) - labeler_utility(prompt, second, gold=gold)) / noise
     return 0.5 * (1.0 + math.tanh(gap / 2.0))  # the logistic function, without overflow
 
 
-def best_accuracy(pairs: Iterable[tuple[str, str, str]], noise: float = NOISE) -> float:
+def best_accuracy(pairs: Iterable[tuple[str, str, str]], noise: float = NOISE, gold: Gold = gold_score) -> float:
     """The accuracy that the best possible reward model is expected to reach on such pairs.
 
     Knowing the labelers' utility exactly, it picks the likelier of two responses and is right with probability
     max(p, 1 - p); the noise forbids more. Averaged over the pairs; which of the two was chosen plays no role.
     """
-    chances = [preference_probability(prompt, chosen, rejected, noise) for prompt, chosen, rejected in pairs]
+    chances = [preference_probability(prompt, chosen, rejected, noise, gold) for prompt, chosen, rejected in pairs]
     return sum(max(p, 1.0 - p) for p in chances) / len(chances)
 
 
-def utility_accuracy(pairs: Iterable[tuple[str, str, str]]) -> float:
+def utility_accuracy(pairs: Iterable[tuple[str, str, str]], gold: Gold = gold_score) -> float:
     """Share of these very pairs that the noiseless utility orders as the labeler did (a tie counts one half).
 
     The realised counterpart of :func:`best_accuracy`: the fair yardstick for an accuracy measured on the same pairs.
     """
-    gaps = [labeler_utility(p, chosen) - labeler_utility(p, rejected) for p, chosen, rejected in pairs]
+    utility = partial(labeler_utility, gold=gold)
+    gaps = [utility(p, chosen) - utility(p, rejected) for p, chosen, rejected in pairs]
     return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps) / len(gaps)

@@ -1,7 +1,8 @@
 """The command line.
 
     python -m ppo_lib train sft|reward|ppo|grpo|dpo --config FILE|--recipe NAME --out DIR [--set KEY=VALUE] [--resume]
-    python -m ppo_lib align --recipe NAME --out DIR         SFT, reward model, PPO; then a table and an HTML report
+    python -m ppo_lib rank --recipe NAME --out DIR          answers of a model, ranked: what a reward model learns from
+    python -m ppo_lib align --recipe NAME --out DIR         a recipe's stages up to PPO; then a table and an HTML report
     python -m ppo_lib sample --model DIR --prompt TEXT      let a model answer
     python -m ppo_lib export openrlhf|verl --recipe NAME    PPO's configuration in another trainer's words
     python -m ppo_lib report DIR                            curves and samples of a run as one HTML file
@@ -55,7 +56,7 @@ def is_text(argument: str) -> bool:
 def make_parser() -> Parser:
     """Commands and options."""
     parser = Parser(prog="ppo_lib", description="PPO for language models.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|align|sample|report|export|pin")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|rank|align|sample|report|export|pin")
     configured = Parser(add_help=False)
     source = configured.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -82,7 +83,9 @@ def make_parser() -> Parser:
     train = commands.add_parser("train", parents=[training], help="train one stage")
     train.add_argument("stage", choices=STAGES)
     train.set_defaults(run="run_train")
-    align = commands.add_parser("align", parents=[training], help="SFT, reward model and PPO, one after the other")
+    rank = commands.add_parser("rank", parents=[training], help="let a model answer, and rank the answers")
+    rank.set_defaults(run="run_rank")
+    align = commands.add_parser("align", parents=[training], help="the stages of a recipe, one after the other")
     align.set_defaults(run="run_align")
     sample = commands.add_parser("sample", help="let a model answer")
     sample.add_argument("--model", required=True, metavar="DIR", help=f"a run folder, a model folder, or {TOY}:sft")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ppo_lib.models import registry
 from ppo_lib.models.hub import current
-from ppo_lib.models.world import World
+from ppo_lib.models.world import ALONE, World
 from ppo_lib.parallel.processes import Processes
 from ppo_lib.run.data import load_pairs, load_prompts, quiet
 from ppo_lib.run.evaluation import (
@@ -28,6 +28,7 @@ from ppo_lib.run.health import diagnose
 from ppo_lib.run.judge_names import check_judge
 from ppo_lib.run.machines import free_memory, pick_device
 from ppo_lib.run.memory import memory_plan
+from ppo_lib.run.ranking import RankConfig, load_labeler, load_ranker
 from ppo_lib.run.report import write_report
 from ppo_lib.run.samplers import load_sampler
 from ppo_lib.run.stages import CONFIGS, build, describe_batches
@@ -45,8 +46,10 @@ from ppo_lib.trainers.configuration import (
     to_mapping,
 )
 
-ALIGNED = ("sft", "reward", "ppo")  # the stages of ``align``; those that a recipe has besides are for ``train``
-SECTIONS = {*CONFIGS, "evaluation"}
+ALIGNED = ("sft", "rank", "reward", "ppo")  # the stages of ``align``; those that a recipe has besides are for ``train``
+SECTIONS = {*CONFIGS, "rank", "evaluation"}
+ALIGNMENTS = ({"sft", "reward", "ppo"}, {"rank", "reward", "ppo"}, {"sft", "rank", "reward", "ppo"}, {"ppo"})
+RANKED = "../rank/rankings/train.jsonl"  # where a stage of ``align`` finds the rankings
 
 
 def read_sections(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -98,6 +101,12 @@ def run_export(options: argparse.Namespace) -> None:
     print(as_script(TARGETS[options.target](to_mapping(config))), end="")
 
 
+def run_rank(options: argparse.Namespace) -> None:
+    """``rank``: a model's answers, ranked."""
+    config = settled(read_stage(options, "rank"), ALONE)
+    run_stage("rank", config, RunFolder(options.out, options.resume, product="rankings"), options)
+
+
 def read_stage(options: argparse.Namespace, stage: str) -> Any:
     """The configuration of one stage from ``--config`` or ``--recipe`` and ``--set``."""
     mapping, where = read_sections(options)
@@ -106,7 +115,12 @@ def read_stage(options: argparse.Namespace, stage: str) -> Any:
         if stage not in mapping:
             raise ConfigError(f"{where}: has no section {stage!r}; {suggestion(stage, mapping)}")
         mapping, where = section_of(mapping, stage, where), f"{where}, section {stage}"
-    return read_config(CONFIGS[stage], apply_overrides(mapping, options.set), where)
+    return read_config(configuration_of(stage), apply_overrides(mapping, options.set), where)
+
+
+def configuration_of(stage: str) -> type:
+    """The class of a stage's configuration."""
+    return RankConfig if stage == "rank" else CONFIGS[stage]
 
 
 def run_stage(
@@ -117,6 +131,7 @@ def run_stage(
     sft: Path | None = None,
     reward: Path | None = None,
     when_built: Callable[[], None] | None = None,
+    rankings: Path | None = None,
 ) -> None:
     """Build a stage and run it to its end in its folder; nothing is left there before it is known to fit together.
 
@@ -125,15 +140,16 @@ def run_stage(
         run: the stage's folder.
         options: of the command line.
         when_built: called once everything is loaded and before anything is written.
+        rankings: file of comparisons to use instead of ``config.data``.
     """
     check_tracker(options.log)
     with run.held(to_mapping(config), defaults_of(config)):
         if not run.finished:
-            train_stage(stage, config, run, options, sft, reward, when_built)
+            train_stage(stage, config, run, options, sft, reward, when_built, rankings)
             return
         if when_built is not None:
             when_built()
-        run.world.say(f"{stage}: already done, the model is in {Path(run.name) / 'model'}")
+        run.world.say(f"{stage}: already done, see {Path(run.name) / run.product}")
 
 
 def train_stage(
@@ -144,17 +160,21 @@ def train_stage(
     sft: Path | None,
     reward: Path | None,
     when_built: Callable[[], None] | None,
+    rankings: Path | None,
 ) -> None:
     """Build a stage and train what is left of it; arguments as of :func:`run_stage`.
 
     Raises:
         Interrupted: a signal came; what was trained is kept.
     """
-    plan = memory_plan(stage, config, sft, reward, run.world)  # before any weights are read
-    plan.check(free_memory(run.world.device or pick_device(config.device)), stage)
-    trainer = build(stage, config, sft, reward, run.world)
-    run.world.say(f"{stage}: {describe_batches(config, trainer.iterations, run.world)}")
-    run.world.say(plan.table())
+    trainer = (
+        build_ranker(config, run, sft)
+        if stage == "rank"
+        else build_planned(
+            stage, config if rankings is None else dataclasses.replace(config, data=str(rankings)), run, sft, reward
+        )
+    )
+    trainer.config = config  # as it was written, without the place of this very folder
     if when_built is not None:
         when_built()
     run.begin(to_mapping(config), defaults_of(config))
@@ -167,9 +187,26 @@ def train_stage(
             log(metrics)
     for finding in diagnose(run.metrics(), to_mapping(config)):
         run.world.say(f"  {finding}")
-    run.world.say(f"{stage}: done in {run.elapsed():.0f} s, the model is in {Path(run.name) / 'model'}")
+    run.world.say(f"{stage}: done in {run.elapsed():.0f} s, see {Path(run.name) / run.product}")
     if caught:
         raise Interrupted(f"stopped after {stage} was done; what comes next goes on with --resume", caught[0])
+
+
+def build_ranker(config: Any, run: RunFolder, sft: Path | None) -> Any:
+    """What draws and ranks answers, of ``sft`` where there is one."""
+    ranker = load_ranker(config if sft is None else dataclasses.replace(config, model=str(sft)))
+    run.world.say(ranker.describe())
+    return ranker
+
+
+def build_planned(stage: str, config: Any, run: RunFolder, sft: Path | None, reward: Path | None) -> Any:
+    """The trainer of a stage, after its memory was planned and its batches were told."""
+    plan = memory_plan(stage, config, sft, reward, run.world)  # before any weights are read
+    plan.check(free_memory(run.world.device or pick_device(config.device)), stage)
+    trainer = build(stage, config, sft, reward, run.world)
+    run.world.say(f"{stage}: {describe_batches(config, trainer.iterations, run.world)}")
+    run.world.say(plan.table())
+    return trainer
 
 
 def run_align(options: argparse.Namespace) -> None:
@@ -192,11 +229,13 @@ def run_align(options: argparse.Namespace) -> None:
     defaults = {name: defaults_of(config) for name, config in sections.items()}
     with whole.held(everything, defaults):
         check_inputs(configs, how)
-        runs = {stage: RunFolder(folder / stage, resume=True, world=world) for stage in configs}
-        done: dict[str, Path] = {}  # the models so far
+        product = {"rank": "rankings"}
+        runs = {name: RunFolder(folder / name, True, world, product.get(name, "model")) for name in configs}
+        done: dict[str, Path] = {}  # what the stages have made so far
         for stage, config in configs.items():
             begin = None if done else lambda: whole.begin(everything, defaults)
-            run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), when_built=begin)
+            ranked = done["rank"] / "train.jsonl" if stage == "reward" and "rank" in done else None
+            run_stage(stage, config, runs[stage], options, done.get("sft"), done.get("reward"), begin, ranked)
             done[stage] = runs[stage].model
         if world.first:
             measure(folder, configs, how, done)
@@ -208,7 +247,9 @@ def measure(folder: Path, configs: dict[str, Any], how: EvaluationConfig, done: 
     if result is None:
         result = before_and_after(configs["ppo"], done["ppo"], done.get("sft"), done.get("reward"), how)
         if "reward" in done:
-            result["reward_accuracy"] = reward_accuracy(configs["reward"], done["reward"], done["sft"], how)
+            held = done.get("rank", folder) / "heldout.jsonl"  # that of a recipe without the stage does not exist
+            on = dataclasses.replace(how, pairs=str(held)) if how.pairs is None and held.exists() else how
+            result["reward_accuracy"] = reward_accuracy(configs["reward"], done["reward"], done.get("sft"), on)
         save_evaluation(folder / "evaluation.json", result)
     print("\n" + format_table(result))
     print(f"\nReport: {write_report(folder)}")
@@ -222,10 +263,13 @@ def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
     """
     ppo = configs["ppo"]
     check_temperature(ppo, how)
-    if "reward" in configs:
+    if "rank" in configs:
+        load_labeler(configs["rank"].labeler)
+        load_prompts(configs["rank"].prompts, say=quiet)
+    elif "reward" in configs:
         load_pairs(configs["reward"].data, say=quiet)
-        if how.pairs is not None:
-            load_pairs(how.pairs, say=quiet)
+    if "reward" in configs and how.pairs is not None:
+        load_pairs(how.pairs, say=quiet)
     load_prompts(ppo.prompts, say=quiet)
     load_prompts(how.prompts or ppo.prompts, "heldout", quiet)
     if ppo.heldout_judge is not None:
@@ -238,13 +282,15 @@ def check_standing(settings: Sequence[str], configs: Collection[str]) -> None:
     Raises:
         ConfigError: names the setting and what to do.
     """
-    if "reward" not in configs:
-        return
+    made = {"ppo.reward_model", "reward_model"} if "reward" in configs else set()
+    made |= {"rank.model", "reward.model", "ppo.model"} if "sft" in configs else set()
+    made |= {"reward.data"} if "rank" in configs else set()
+    made |= {"data"} if "rank" in configs and "sft" not in configs else set()
     for setting in settings:
         key = setting.partition("=")[0].strip()
-        if key in ("ppo.model", "reward.model", "ppo.reward_model", "reward_model"):
+        if key in made:
             raise ConfigError(
-                f"--set {setting!r}: align trains what {key} names in its stages before; use train, or a recipe that "
+                f"--set {setting!r}: align makes what {key} names in its stages before; use train, or a recipe that "
                 "has the section ppo alone"
             )
 
@@ -261,9 +307,9 @@ def spread(settings: Sequence[str], sections: Collection[str]) -> list[str]:
         stage = key.partition(".")[0]
         if stage in CONFIGS and stage not in ALIGNED:
             raise ConfigError(f"--set {setting!r}: align runs {', '.join(ALIGNED)}; use train {stage}")
-        owners = [stage for stage in ALIGNED if stage in sections and key in field_names(CONFIGS[stage])]
+        owners = [stage for stage in ALIGNED if stage in sections and key in field_names(configuration_of(stage))]
         if "." not in key and "=" in setting and not owners and key not in sections:
-            known = sorted({name for stage in ALIGNED for name in field_names(CONFIGS[stage])})
+            known = sorted({name for stage in ALIGNED for name in field_names(configuration_of(stage))})
             raise ConfigError(f"--set {setting!r}: no stage has the key {key!r}; {suggestion(key, known)}")
         result += [f"{stage}.{setting}" for stage in owners] or [setting]
     return result
@@ -277,23 +323,31 @@ def field_names(cls: type) -> list[str]:
 def read_recipe(mapping: dict[str, Any], where: str) -> tuple[dict[str, Any], EvaluationConfig]:
     """The configurations of a recipe's stages, in order, and of the measuring at its end.
 
-    A recipe has all three stages, or PPO alone where a reward needs no training; sections of other stages are left
-    alone. What a stage stands on is what the stage before has made, whatever its section says.
+    A recipe has SFT, reward model and PPO; or, in the place of SFT or after it, answers that are ranked; or PPO alone
+    where a reward needs no training. Sections of other stages are left alone. What a stage stands on is what the stage
+    before has made, whatever its section says.
 
     Raises:
         ConfigError: other sections, or a section that cannot be used.
     """
     check_sections(mapping, where)
     stages = set(mapping) - {"evaluation"} - (set(CONFIGS) - set(ALIGNED))
-    if stages not in (set(ALIGNED), {"ppo"}):
-        needed = f"align needs {', '.join(ALIGNED)}, or ppo alone"
+    if stages not in ALIGNMENTS:
+        needed = "align needs sft, reward, ppo; or rank, reward, ppo; or all four; or ppo alone"
         raise ConfigError(f"{where}: has the sections {sorted(mapping)}, but {needed}")
-    standing = {"reward": {"model": "../sft/model"}}
+    standing: dict[str, dict[str, str]] = {stage: {} for stage in ALIGNED}
+    if "sft" in stages:
+        for stage in ALIGNED[1:]:
+            standing[stage]["model"] = "../sft/model"
+    if "rank" in stages:
+        standing["reward"]["data"] = RANKED
     if "reward" in stages:
-        standing["ppo"] = {"model": "../sft/model", "reward_model": "../reward/model"}
+        standing["ppo"]["reward_model"] = "../reward/model"
     configs: dict[str, Any] = {
         stage: read_config(
-            CONFIGS[stage], section_of(mapping, stage, where) | standing.get(stage, {}), f"{where}, section {stage}"
+            configuration_of(stage),
+            section_of(mapping, stage, where) | standing.get(stage, {}),
+            f"{where}, section {stage}",
         )
         for stage in ALIGNED
         if stage in stages

@@ -23,6 +23,7 @@ from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
 from ppo_lib.run.rows import LeftOut, Missing, check_characters, texts_of
 from ppo_lib.trainers.configuration import ConfigError
+from ppo_lib.trainers.reward import pairs_from_ranking
 
 Give = TypeVar("Give", bound=Callable[..., Any])
 Say = Callable[[str], None]
@@ -57,7 +58,7 @@ def load_pairs(source: str, split: str = "train", say: Say = warn) -> list[tuple
     """Comparisons ``(prompt, chosen, rejected)``.
 
     Args:
-        source: see the module.
+        source: see the module; a file may hold comparisons or rankings, which give all their pairs.
         split: ``train`` or ``heldout``, of a registered source; files and data sets have one split each.
         say: as for :func:`load_demonstrations`.
 
@@ -66,6 +67,8 @@ def load_pairs(source: str, split: str = "train", say: Say = warn) -> list[tuple
     """
     if found := registry.find(source):
         return owned(source, found.pairs, "comparisons")(split)
+    if rankings := read_rankings(source):
+        return [pair for prompt, ranked in rankings for pair in pairs_from_ranking(prompt, ranked)]
     pairs = [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"), say)]
     opposed = contradictions(pairs)
     if opposed == len(pairs):
@@ -82,6 +85,27 @@ def contradictions(pairs: Sequence[tuple[str, str, str]]) -> int:
     """How many pairs are outweighed by the same pair in the other order."""
     count = Counter(pairs)
     return sum(2 * min(n, count[p, b, a]) for (p, a, b), n in count.items() if a < b)
+
+
+def read_rankings(source: str) -> list[tuple[str, list[str]]]:
+    """Prompts and their responses, the best first, of a file that ``rank`` wrote; nothing where it is no such file.
+
+    Raises:
+        ConfigError: a file that begins with a ranking and has a line that is none.
+    """
+    if pinned_data(source) or not Path(source).is_file():
+        return []
+    wanted = '{"prompt": ..., "responses": [best, ..., worst]}'
+    found: list[tuple[str, list[str]]] = []
+    for where, row in read_file(source, wanted):
+        prompt, ranked = (row.get("prompt"), row.get("responses")) if isinstance(row, Mapping) else (None, None)
+        if ranked is None and not found:
+            return []  # comparisons, then, or something else that its reader will refuse
+        texts = [text for text in ranked if isinstance(text, str)] if isinstance(ranked, list) else []
+        if not isinstance(prompt, str) or not prompt.strip() or len(texts) < 2 or texts != ranked:
+            raise ConfigError(f"{where}: is no ranking; each line must be {wanted}, with two responses or more")
+        found.append((prompt, texts))
+    return found
 
 
 def load_prompts(source: str, split: str = "train", say: Say = warn) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppo_lib.book.intervals import percent, proportion, proportion_of_groups, wins
-from ppo_lib.book.jsonl import finite
+from ppo_lib.book.jsonl import finite, is_number
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
@@ -175,7 +175,7 @@ def greedy(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, gene
 
 @torch.no_grad()
 def reward_accuracy(
-    config: RewardConfig, folder: Path, sft: Path, how: EvaluationConfig | None = None
+    config: RewardConfig, folder: Path, sft: Path | None = None, how: EvaluationConfig | None = None
 ) -> dict[str, Any] | None:
     """How often the reward model orders held-out pairs as people did, with its interval; None without such pairs.
 
@@ -189,7 +189,10 @@ def reward_accuracy(
         return None
     pairs = load_pairs(source, "heldout")[: 10 * how.count]
     backbone = Backbone.from_pretrained(
-        sft, device=pick_device(config.device), dtype=pick_dtype(config), chat_template=config.chat_template
+        sft or config.model,
+        device=pick_device(config.device),
+        dtype=pick_dtype(config),
+        chat_template=config.chat_template,
     )
     pairs = short_enough(pairs, config, backbone, ALONE)
     trainer = RewardTrainer(config, RewardModel.from_pretrained(folder, backbone), pairs)
@@ -240,11 +243,27 @@ def load_evaluation(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: the file is damaged.
     """
+    with reading(path):
+        if not path.exists():
+            return None
+        text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        with reading(path):
-            if not path.exists():
-                return None
-            result = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        result = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} is not JSON; remove it, and it is computed again") from error
+    if not is_evaluation(result):
+        raise ConfigError(f"{path.name} is not what align writes; remove it, and it is computed again")
     return dict(result)
+
+
+def is_evaluation(result: Any) -> bool:
+    """Whether this has the parts that tables and reports show, each of its kind."""
+    if not isinstance(result, dict) or not {"heldout", "prompts", "before", "after", "rows"} <= set(result):
+        return False
+    means, rows = [result["before"], result["after"]], result["rows"]
+    return (
+        all(isinstance(part, dict) and all(is_number(x) for x in part.values()) for part in means)
+        and set(means[0]) <= set(means[1])
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) for row in rows)
+    )

@@ -56,17 +56,18 @@ class RunFolder:
         path: where the run lives; nothing is written before the run begins.
         resume: go on with what the folder holds; an absent or empty one starts afresh.
         world: the processes of the run; all read the folder, and the first one writes.
+        product: the name of the folder in it for what is made.
 
     Raises:
         ConfigError: the path is a file, or a folder that is not empty while ``resume`` is False, or
             a folder that is not a run. It is left as it is.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False, world: World = ALONE) -> None:
+    def __init__(self, path: str | Path, resume: bool = False, world: World = ALONE, product: str = "model") -> None:
         self.name = str(path)
         with reading(self.name):
             self.path = Path(path).absolute()  # a user's function may go to another folder
-        self.resume, self.world = resume, world
+        self.resume, self.world, self.product = resume, world, product
         self.seconds = 0.0  # of the sessions before this one
         self.peak_memory = 0
         self.started = time.monotonic()
@@ -97,8 +98,8 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Where the trained model lies once the run is finished."""
-        return self.path / "model"
+        """Where what the run made lies once it is finished: a model, or rankings."""
+        return self.path / self.product
 
     @contextmanager
     def held(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Iterator[None]:
@@ -302,7 +303,7 @@ class RunFolder:
 
     def save_model(self, trainer: Trainer) -> None:
         """Save the model as it is now."""
-        temporary = self.path / f"{TEMPORARY}model"
+        temporary = self.path / f"{TEMPORARY}{self.product}"
         with writing(self.model):
             if self.world.first:
                 shutil.rmtree(temporary, ignore_errors=True)

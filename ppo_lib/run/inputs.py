@@ -1,6 +1,7 @@
 """What a run was begun on: fingerprints of its model, data and judges, so that a resumed run is the same run."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def place_of(name: str, folder: Path) -> Path | None:
     if ":" in name and registry.find(name):
         names = [name.partition(":")[2]]  # the folder of ``stories:FOLDER``
     if name.startswith(".."):
-        names.append(str(folder / name))
+        names.append(os.path.normpath(folder / name))
     with reading(name):
         return next((Path(one) for one in names if one and (Path(one).is_file() or Path(one).is_dir())), None)
 

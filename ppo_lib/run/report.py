@@ -8,13 +8,13 @@ from typing import Any
 
 from ppo_lib.book.drawing import spaced
 from ppo_lib.book.figures import Figure, panels
-from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.book.tables import table
 from ppo_lib.errors import reading
 from ppo_lib.run.evaluation import MEASURED, load_evaluation
 from ppo_lib.run.files import write_atomic
 from ppo_lib.run.health import bands, diagnose
-from ppo_lib.trainers.configuration import ConfigError, load_yaml
+from ppo_lib.run.readings import choose_samples, is_metric, read_manifest, read_metrics, read_settings
+from ppo_lib.trainers.configuration import ConfigError
 
 # What stands in one chart: caption, name of the vertical axis, metrics with their names in the legend.
 Chart = tuple[str, str, dict[str, str]]
@@ -52,7 +52,6 @@ CHARTS: list[Chart] = [
     ("Seconds per iteration.", "seconds", {"seconds_rollout": "rollout", "seconds_update": "update"}),
 ]
 MOST_POINTS = 400  # per curve: more than a screen can show
-SHOWN_SAMPLES = 4  # at each of first, middle and last iteration
 STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "dpo": "DPO", "grpo": "GRPO", "ppo": "PPO"}
 
 STYLE = """
@@ -126,31 +125,20 @@ def before_and_after_section(folder: Path) -> str:
 
 def run_section(folder: Path, title: str) -> str:
     """Status, findings, curves, samples and configuration of one run."""
-    metrics = read_jsonl(folder / "metrics.jsonl")
-    config = load_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
+    metrics = read_metrics(folder / "metrics.jsonl")
+    config = read_settings(folder / "config.yaml")
     manifest = read_manifest(folder / "manifest.json")
     return "".join(
         [
             f"<h2>{escape(title)}</h2>\n<p>{escape(status(metrics, manifest))}</p>\n",
             findings_html(metrics, config),
             charts_html(metrics),
-            samples_html(read_jsonl(folder / "samples.jsonl")),
+            samples_html(choose_samples(folder / "samples.jsonl")),
             folded("Last metrics and their usual bands", last_metrics(metrics)),
             folded("Configuration", table(["key", "value"], [[k, str(v)] for k, v in config.items()]).html),
             folded("Manifest", f"<pre>{escape(json.dumps(manifest, indent=2))}</pre>") if manifest else "",
         ]
     )
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a finished run, else nothing; a damaged one is refused."""
-    try:
-        with reading(path):
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path.name} in {path.parent.name!r} is not JSON; remove it to report on the rest"
-        ) from error
 
 
 def status(metrics: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> str:
@@ -191,13 +179,10 @@ def charts_html(metrics: Sequence[Mapping[str, Any]]) -> str:
     return panels(*figures)._repr_mimebundle_()["text/html"] + "\n" if figures else ""
 
 
-def samples_html(samples: Sequence[Mapping[str, Any]]) -> str:
-    """A few responses of the first, the middle and the last iteration."""
-    iterations = sorted({row["iteration"] for row in samples})
-    if not iterations:
+def samples_html(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A few responses as a table."""
+    if not rows:
         return ""
-    shown = [iterations[i] for i in spaced(len(iterations), 3)]
-    rows = [row for wanted in shown for row in [r for r in samples if r["iteration"] == wanted][:SHOWN_SAMPLES]]
     return "<h3>Samples</h3>\n" + samples_table(rows, list(dict.fromkeys(key for row in rows for key in row)), "")
 
 
@@ -205,7 +190,14 @@ def samples_table(rows: Iterable[Mapping[str, Any]], keys: Sequence[str], captio
     """Rows of texts and numbers; a key that no row has is no column."""
     rows = list(rows)
     keys = [key for key in keys if any(key in row for row in rows)]
-    return table(keys, [[row.get(key) for key in keys] for row in rows], caption).html if rows else ""
+    return table(keys, [[shown(row.get(key)) for key in keys] for row in rows], caption).html if rows else ""
+
+
+def shown(value: Any) -> Any:
+    """A value as a cell takes it: a text or a number; anything else written out."""
+    if value is None or isinstance(value, str) or (is_metric(value) and not isinstance(value, bool)):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def last_metrics(metrics: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import math
 import reprlib
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -392,6 +393,12 @@ class PPOConfig:
             )
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ConfigError("kl_estimator is k1, whose gradient is zero on average; with kl_in: loss use k2 or k3")
+        if self.kl_in == "reward" and self.kl_estimator != "k1" and self.beta > 0:
+            warnings.warn(
+                f"kl_estimator is {self.kl_estimator}, which is biased in the reward: as a charge on sampled tokens it "
+                "does not pull along the gradient of the KL; with kl_in: reward use k1, or kl_in: loss with k2",
+                stacklevel=3,
+            )
         if self.kl_target is not None and self.beta == 0:
             raise ConfigError("beta is 0, but kl_target multiplies it up or down; start above 0 (0.1 is usual)")
         if self.finetune == "full" and self.dtype == "float16":

@@ -228,3 +228,24 @@ def test_a_token_strip_shows_spaces_numbers_and_sign():
     assert "rgba(201,102,26,0.55)" in html_of(shown)
     with pytest.raises(ValueError, match="2 tokens and 1 values"):
         token_strip(["a", "b"], [1.0], "c")
+
+
+def test_a_wide_line_is_a_marker_pen_in_picture_and_legend():
+    figure = Figure("c", x="x", y="y").line([0, 1], [0, 1], "thin").line([0, 1], [0, 1], "pen", wide=True)
+    assert figure.svg().count('stroke-width="9" stroke-opacity="0.4"') == 2
+    assert chart().svg().count('stroke-width="9"') == 0
+
+
+def test_points_carry_their_labels():
+    figure = Figure("c", x="x", y="y").points([0, 1], [0, 1], "cases", labels=["A", "B"])
+    assert re.findall(r'<g fill="currentColor" font-weight="bold"><text[^>]*>(\w)</text>', figure.svg()) == ["A", "B"]
+
+
+def test_labels_of_many_bars_do_not_run_into_each_other():
+    names = [f"{0.4 + 0.05 * i:.2f}" for i in range(25)]
+    picture = Figure("c", x="x", y="y").bars(names, [1.0] * 25, "n").svg()
+    shown = [name for name in names if f">{name}</text>" in picture]
+    assert shown[0] == names[0]
+    assert 5 <= len(shown) <= 406 / (7.4 * 4)  # the picture is 406 wide, a character about 7.4
+    few = Figure("c", x="x", y="y").bars(["a", "b"], [1.0, 2.0], "n").svg()
+    assert all(f">{name}</text>" in few for name in "ab")

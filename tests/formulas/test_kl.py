@@ -87,6 +87,27 @@ def test_as_a_loss_k2_has_the_gradient_of_the_kl_k1_has_none_and_k3_another():
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
+def test_as_a_charge_in_the_reward_only_k1_has_the_gradient_of_the_kl(seed):
+    """E[k1 grad log pi] = grad KL(pi || ref); k3 has grad KL(ref || pi) taken off; a constant charge has none."""
+    logits, ref_logits = two_policies(seed)
+    leaf = logits.clone().requires_grad_()
+    logp, logq = torch.log_softmax(leaf, dim=0), torch.log_softmax(ref_logits, dim=0)
+    exact = kl_exact(leaf.view(1, 1, -1), ref_logits.view(1, 1, -1))
+    (right,) = torch.autograd.grad(exact.sum(), leaf, retain_graph=True)
+    other = torch.softmax(logits, 0) - torch.softmax(ref_logits, 0)  # grad KL(ref || pi)
+    charges = {kind: kl_estimate(logp.unsqueeze(0), logq.unsqueeze(0), kind)[0].detach() for kind in KINDS}
+    charges["exact"] = exact[0, 0].detach().expand(len(logits))
+    pull = {}
+    for kind, charge in charges.items():
+        (pull[kind],) = torch.autograd.grad((logp.exp().detach() * charge * logp).sum(), leaf, retain_graph=True)
+    torch.testing.assert_close(pull["k1"], right)
+    torch.testing.assert_close(pull["k3"], right - other)
+    torch.testing.assert_close(pull["exact"], torch.zeros_like(right))
+    assert not torch.allclose(pull["k2"], right, rtol=1e-3)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000))
 def test_exact_kl_is_that_of_torch_never_negative_and_zero_for_equals(seed):
     generator = torch.Generator().manual_seed(seed)
     logits, ref_logits = (torch.randn(2, 3, 5, dtype=torch.float64, generator=generator) for _ in range(2))

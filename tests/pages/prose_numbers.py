@@ -6,7 +6,8 @@ section: it is no chance that it stands there. What is worked out in the reader'
 that says so: ``<!-- numbers: 0.012 -->``.
 
 A comment such as ``# five seeds: 0.9 to 2.9`` after a live cell states a range. A number of that cell's output has to
-lie in it, or the difference of two. A mark with both ends, in any text of the chapter, lets a range be.
+lie in it (in one of them, where there are several), or the difference of two. A mark with both ends, in any text of
+the chapter, lets a range be.
 """
 
 import re
@@ -81,9 +82,11 @@ def unknown_in_prose(cells: list[Cell]) -> Iterator[str]:
     """Numbers of the text that no cell knows, each with the words around it."""
     whole = numbers("\n".join(map(known, cells)))
     for section in sections(cells):
+        if re.match(r"## (References|How others do it)", section[0].source.lstrip()):
+            continue  # what others say and do
         near = numbers("\n".join(map(known, section)))
         for cell in section:
-            if cell.cell_type != "markdown" or re.match(r"## (References|How others do it)", cell.source.lstrip()):
+            if cell.cell_type != "markdown":
                 continue
             text = re.sub(FORMULA, " ", cell.source)
             for pattern, instead in NO_PROSE:
@@ -105,9 +108,12 @@ def ranges_that_miss(cells: list[Cell]) -> Iterator[str]:
         shown = numbers(printed(before) + "\n" + printed(cell))
         shown += [a - b for a, b in combinations(shown, 2)] if len(shown) <= FEW else []
         for comment in re.findall(r"#(.*)", cell.source):
-            for ends in re.findall(RANGE, comment):
-                low, high = sorted(map(value, ends))
-                half = min(Decimal(1).scaleb(int(end.as_tuple().exponent)) / 2 for end in (low, high))
-                inside = any(low - half <= one * sign <= high + half for one in shown for sign in (1, -1))
-                if shown and not inside and not {low, high} <= marked:
-                    yield f"{' to '.join(ends)} in “#{comment}”: no number of the output before it lies there"
+            ranges = [tuple(sorted(map(value, ends))) for ends in re.findall(RANGE, comment)]
+            if shown and ranges and not any({*ends} <= marked or holds(*ends, shown) for ends in ranges):
+                yield f"“#{comment}”: no number of the output before it lies in its range"
+
+
+def holds(low: Decimal, high: Decimal, shown: list[Decimal]) -> bool:
+    """A number lies between the ends, rounded as they are; of either sign, since a loss may be told as a fall."""
+    half = min(Decimal(1).scaleb(int(end.as_tuple().exponent)) / 2 for end in (low, high))
+    return any(low - half <= one * sign <= high + half for one in shown for sign in (1, -1))

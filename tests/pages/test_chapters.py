@@ -74,3 +74,15 @@ def test_what_nbval_does_not_compare_is_followed_by_an_assertion(path: Path):
 def test_outputs_hold_no_path_of_a_machine(path: Path):
     outputs = "\n".join(str(cell.outputs) for cell in cells(path))
     assert not re.search(r"(?<![\w.])/(root|home|work|tmp|Users)/", outputs)
+
+
+@each_chapter
+def test_an_optional_part_says_so_and_is_closed_before_the_next_heading(path: Path):
+    """A fold that spans cells is one HTML element: a heading inside would break the page's sections."""
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    for piece in text.split("<details")[1:]:
+        summary, rest = piece.split("</summary>", 1)
+        assert re.search(r"<summary>Optional[:,] \w", summary), summary
+        assert "</details>" in rest
+        assert not re.search(r"^#", rest.split("</details>", 1)[0], flags=re.MULTILINE)
+    assert text.count("<details") == text.count("</details>")

@@ -1,14 +1,23 @@
 """Workflows do what runs here by `make`, and nothing from outside runs in them but at a commit that was looked at."""
 
+import functools
+import http.server
+import os
 import re
 import subprocess
+import sys
+import threading
+import venv
+from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 from scripts import publish, test_versions
 from scripts.book_address import version
-from tests.pages.book import ROOT
+from scripts.execute_notebooks import clean
+from tests.pages.book import ROOT, built_book
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -96,3 +105,47 @@ def test_what_is_pushed_is_the_built_book_and_nothing_else(tmp_path, monkeypatch
     assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
     with pytest.raises(SystemExit, match="PUSH_TO"):
         publish.push("")
+
+
+ALONE = """
+import nbformat, nbclient
+notebook = nbformat.read("chapter.ipynb", 4)
+nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+import ppo_lib; print(ppo_lib.__file__)
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_alone_in_an_empty_folder_fetches_the_library_from_the_site_and_runs(tmp_path, monkeypatch):
+    """As in Colab: torch and the rest are there, ppo_lib is not, and no repository; the site lies under a path."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "proximal").symlink_to(built_book())
+    python = environment_without_the_library(tmp_path / "environment")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("BOOK_ADDRESS", f"http://localhost:{server.server_address[1]}/proximal")
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        notebook = clean(nbformat.read(ROOT / "chapters" / "08_clipping.ipynb", as_version=4))
+        nbformat.write(notebook, empty / "chapter.ipynb")
+        outside = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "BOOK_STATIC")}
+        outside |= {"PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        command = [python, "-c", ALONE]
+        ran = subprocess.run(command, cwd=empty, env=outside, capture_output=True, text=True)
+        server.shutdown()
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert str(tmp_path) in ran.stdout  # the wheel's, and not this checkout's
+
+
+def environment_without_the_library(folder: Path) -> Path:
+    """A Python that has all that this one has, except ppo_lib: a nested .pth, such as pip's for -e, is not read."""
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    here = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    paths = [path for path in map(Path, sys.path) if path.name == "site-packages"]
+    (folder / here / "others.pth").write_text("\n".join(map(str, paths)))
+    lacks = subprocess.run([python, "-c", "import ppo_lib"], cwd=folder, env={}, capture_output=True)
+    assert lacks.returncode == 1
+    return python

@@ -12,11 +12,30 @@ import nbformat
 import pytest
 import yaml
 
-from ppo_lib.trainers.configuration import DPOConfig, GRPOConfig, PPOConfig, describe_range
+from ppo_lib.pocket import gold
+from ppo_lib.run.evaluation import EvaluationConfig
+from ppo_lib.run.ranking import RankConfig
+from ppo_lib.trainers.configuration import (
+    MOST,
+    MOST_SEED,
+    DPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    describe_range,
+    load_recipe,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book/hyperparameters.md").read_text(encoding="utf-8")
-CONFIGS: dict[str, Any] = {"DPO": DPOConfig, "GRPO": GRPOConfig}  # by the title of their section; the others are PPO's
+STAGES: dict[str, Any] = {
+    "SFT": SFTConfig,
+    "Ranking": RankConfig,
+    "Reward model": RewardConfig,
+    "Evaluation": EvaluationConfig,
+}
+CONFIGS = STAGES | {"DPO": DPOConfig, "GRPO": GRPOConfig}  # by the title of their section; the others are PPO's
 ROWS = [
     (CONFIGS.get(section.split("\n")[0], PPOConfig), *row)
     for section in re.split(r"^## ", PAGE, flags=re.M)
@@ -36,11 +55,30 @@ def described(config: type, name: str) -> tuple[Any, str]:
     field, hint = knobs(config)[name], typing.get_type_hints(config)[name]
     kinds: list[Any] = [kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType]
     optional = types.NoneType in typing.get_args(hint)
-    return field.default, describe_range(field, kinds[0]) + (", or null" if optional else "")
+    values = describe_range(field, kinds[0])
+    for most in (MOST, MOST_SEED):  # said once on the page, and not in every row
+        values = values.replace(f" and at most {most}", "")
+    return field.default, values + (", or null" if optional else "")
 
 
 def test_every_knob_of_ppo_is_on_the_page_once() -> None:
     assert sorted(name for config, name, _, _ in ROWS if config is PPOConfig) == sorted(knobs(PPOConfig))
+
+
+@pytest.mark.parametrize("config", STAGES.values())
+def test_every_knob_of_the_other_stages_is_in_their_section_once(config: type) -> None:
+    assert sorted(name for owner, name, _, _ in ROWS if owner is config) == sorted(knobs(config))
+
+
+def test_the_recipes_columns_say_what_the_recipes_say() -> None:
+    _, _, section = PAGE.partition("## What others set")
+    header, _, *rows = [line.strip("|").split("|") for line in section.split("\n") if line.startswith("|")]
+    assert len(rows) > 10
+    for name, *values in rows:
+        key = name.strip()
+        for recipe, value in zip(header[1:5], values, strict=False):
+            wanted = load_recipe(recipe.strip())["ppo"].get(key, getattr(PPOConfig(), key))
+            assert float(value) == pytest.approx(float(wanted)), f"{key} of {recipe}"
 
 
 @pytest.mark.parametrize("config", [DPOConfig, GRPOConfig])
@@ -98,3 +136,10 @@ def test_the_list_of_references_holds_every_work_that_a_chapter_or_page_cites() 
         cited |= set(re.findall(r"\]\((https?://[^)]+)\)", text.partition("\n## References")[2]))
     code = {link for link in cited if "github.com" in link or link.startswith("https://huggingface.co/docs")}
     assert sorted(cited - code - listed) == []
+
+
+def test_the_glossary_gives_the_gold_score_the_weights_that_the_code_has() -> None:
+    entry = (ROOT / "book/glossary.md").read_text(encoding="utf-8").split("\ngold score\n")[1].split("\n\n")[0]
+    said = {float(number.replace("−", "-")) for number in re.findall(r"−?\d+(?:\.\d+)?", entry)}
+    weights = (gold.RIGHT, gold.WRONG, gold.FALSE_SENTENCE, gold.FULL_SENTENCE, gold.COURTESY, gold.FAWNING)
+    assert {*weights, gold.GIBBERISH, gold.UNFINISHED, gold.REPEATED, gold.RAMBLE} <= said

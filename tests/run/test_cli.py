@@ -344,7 +344,10 @@ def test_resuming_with_another_setting_is_refused_naming_it(world, tmp_path, cap
     ("arguments", "words"),
     [
         (["train", "sft", "--config", "missing.yaml", "--out", "x"], "cannot read the configuration"),
-        (["train", "sft", "--recipe", "pockett", "--out", "x"], "known recipes: gsm8k, pocket, preferences, stories"),
+        (
+            ["train", "sft", "--recipe", "pockett", "--out", "x"],
+            "known recipes: capitals, gsm8k, pocket, pref",
+        ),
         (["align", "--recipe", "pocket", "--out", "x", "--set", "sft=3"], "section sft is 3"),
         (["report", "missing"], "not a folder"),
         (["report", "."], "nothing to report"),
@@ -418,7 +421,7 @@ def test_align_refuses_a_setting_that_it_would_not_obey(world, tmp_path, capsys,
     line = refused(
         capsys, main(["align", "--config", world["recipe"], "--set", setting, "--out", str(tmp_path / "run")])
     )
-    assert f"--set '{setting}': align trains what {setting.partition('=')[0]} names" in line
+    assert f"--set '{setting}': align makes what {setting.partition('=')[0]} names" in line
 
 
 def test_steps_that_a_limit_cuts_are_not_said_to_be_epochs(world, tmp_path, capsys):
@@ -792,7 +795,7 @@ def test_align_stands_on_the_models_it_has_just_made(aligned):
         ("evaluation.pairs=gone.jsonl", "cannot read the data 'gone.jsonl'"),
         ("evaluation.prompts=gone.jsonl", "cannot read the data 'gone.jsonl'"),
         ("heldout_judge=tests_reward:gone", "heldout_judge is 'tests_reward:gone', which cannot be imported"),
-        ("dpo.beta=0.2", "--set 'dpo.beta=0.2': align runs sft, reward, ppo; use train dpo"),
+        ("dpo.beta=0.2", "--set 'dpo.beta=0.2': align runs sft, rank, reward, ppo; use train dpo"),
         ("group_size=4", "no stage has the key 'group_size'"),
     ],
 )

@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 
 import ppo_lib
 from ppo_lib.models import hub, registry
-from ppo_lib.run.commands import read_recipe, spread
+from ppo_lib.run.commands import check_standing, read_recipe, spread
 from ppo_lib.run.memory import plan_memory
 from ppo_lib.run.stages import CONFIGS
 from ppo_lib.trainers.configuration import load_recipe, read_config, to_mapping
@@ -17,13 +17,14 @@ RECIPES = sorted(path.stem for path in (Path(ppo_lib.__file__).parent / "recipes
 
 
 def test_these_are_the_recipes():
-    assert RECIPES == ["gsm8k", "pocket", "preferences", "stories"]
+    assert RECIPES == ["capitals", "gsm8k", "pocket", "preferences", "stories"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_section_of_a_recipe_is_a_configuration(name):
     configs, how = read_recipe(load_recipe(name), name)
-    assert list(configs) == (["ppo"] if name == "gsm8k" else ["sft", "reward", "ppo"])
+    stages = {"gsm8k": ["ppo"], "capitals": ["rank", "reward", "ppo"]}
+    assert list(configs) == stages.get(name, ["sft", "reward", "ppo"])
     for config in configs.values():
         assert config.seed == 0
     for stage in set(load_recipe(name)) - {*configs, "evaluation"}:  # those that train alone runs
@@ -102,5 +103,17 @@ def test_align_leaves_the_sections_of_other_stages_alone():
 
 @pytest.mark.parametrize("sections", [{}, {"sft": {}}, {"sft": {}, "ppo": {}}, {"evaluation": {}}, {"grpo": {}}])
 def test_a_recipe_with_other_stages_is_refused(sections):
-    with pytest.raises(ValueError, match="align needs sft, reward, ppo, or ppo alone"):
+    with pytest.raises(
+        ValueError, match="align needs sft, reward, ppo; or rank, reward, ppo; or all four; or ppo alone"
+    ):
         read_recipe(sections, "mine.yaml")
+
+
+def test_what_a_stage_makes_itself_cannot_be_set():
+    configs, _ = read_recipe(load_recipe("capitals"), "capitals")
+    for setting in ("data=x.jsonl", "reward.data=x.jsonl", "ppo.reward_model=x"):
+        with pytest.raises(ValueError, match="align makes what"):
+            check_standing([setting], configs)
+    check_standing(["model=x", "reward.model=x", "ppo.model=x", "rank.labeler=a:b"], configs)
+    with pytest.raises(ValueError, match=r"align makes what ppo\.model"):
+        check_standing(["ppo.model=x"], read_recipe(load_recipe("pocket"), "pocket")[0])

@@ -3,14 +3,17 @@
 import json
 import math
 import re
+import tracemalloc
 from html.parser import HTMLParser
 
 import pytest
 import yaml
 
 from ppo_lib.book.jsonl import append_lines
+from ppo_lib.errors import BadInput
 from ppo_lib.run.evaluation import format_table, load_evaluation, save_evaluation
 from ppo_lib.run.files import write_atomic
+from ppo_lib.run.readings import choose_samples
 from ppo_lib.run.report import CHARTS, write_report
 from ppo_lib.trainers.configuration import ConfigError
 
@@ -160,6 +163,70 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="nothing to report"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+JUNK = {
+    "metrics.jsonl": [
+        "5\n", "[1]\n", "null\n", '"text"\n', "x\n", "[" * 100_000 + "\n", '{"iteration": "one"}\n',
+        '{"iteration": []}\n',
+        '{"iteration": 1, "loss": "high"}\n', '{"iteration": 1, "loss": {}}\n', '{"iteration": 1' + "0" * 400 + "}\n",
+    ],
+    "samples.jsonl": [
+        "5\n", "null\n", "{}\n", '{"iteration": null}\n', '{"iteration": [1]}\n', '{"iteration": "x"}\n', "{\n",
+    ],
+    "config.yaml": ["5\n", "", "[1]\n", "epochs: many\n", "minibatch: [1]\n", "a: &a [*a]\n"],
+    "manifest.json": ["[]", "5", "", '{"seconds": "long"}', '{"seconds": null}', "[" * 100_000],
+    "evaluation.json": [
+        "[]", "5", "null", "{}", '{"before": {}, "after": {}, "rows": [], "prompts": 1}', "[" * 100_000,
+        '{"heldout": true, "prompts": 1, "before": {"score_mean": "x"}, "after": {"score_mean": 1}, "rows": []}',
+        '{"heldout": true, "prompts": 1, "before": {"score_mean": 1}, "after": {}, "rows": []}',
+        '{"heldout": true, "prompts": 1, "before": {}, "after": {}, "rows": [5]}',
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in JUNK.items() for text in texts])
+def test_junk_in_a_run_is_one_sentence_that_names_the_file(tmp_path, name, text):
+    folder = make_run(tmp_path / "run", ppo_rows(3))
+    (folder / name).write_text(text)
+    with pytest.raises(BadInput, match=name) as caught:
+        write_report(folder)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "config.yaml", "manifest.json", "evaluation.json"])
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(tmp_path, name):
+    folder = make_run(tmp_path / "run", ppo_rows(3))
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    with pytest.raises(BadInput, match=f"{name}.*Is a directory"):
+        write_report(folder)
+
+
+def test_what_others_have_written_into_samples_is_shown_as_it_is(tmp_path):
+    folder = make_run(tmp_path / "run", ppo_rows(1))
+    row = {"iteration": 1, "prompt": {"role": "user"}, "response": [1, "<b>"], "score": True, "x": math.inf}
+    (folder / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    text, _ = page_of(folder)
+    assert "{&quot;role&quot;: &quot;user&quot;}" in text
+    assert "&lt;b&gt;" in text
+
+
+def test_of_many_samples_only_those_shown_are_kept(tmp_path):
+    """400,000 samples took 1.5 GB; here the rows read are never more than a handful at once."""
+    folder = make_run(tmp_path / "run", ppo_rows(2))
+    text = "x" * 1000
+    with open(folder / "samples.jsonl", "w") as file:
+        for i in range(20_000):
+            file.write(json.dumps({"iteration": 1 + i // 10, "prompt": text, "response": f"reply {i}"}) + "\n")
+    tracemalloc.start()
+    rows = choose_samples(folder / "samples.jsonl")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000  # bytes, of 20 MB
+    assert [row["response"] for row in rows] == [f"reply {i + j}" for i in (0, 9990, 19_990) for j in range(4)]
 
 
 def test_a_damaged_evaluation_or_manifest_is_refused_with_the_remedy(tmp_path):

@@ -1,11 +1,13 @@
 """Configurations: what is accepted; each refusal names the key, the value and the range."""
 
+import warnings
 from dataclasses import dataclass
 
 import pytest
 
 from ppo_lib.trainers.configuration import (
     ConfigError,
+    GRPOConfig,
     PPOConfig,
     apply_overrides,
     check_config,
@@ -153,6 +155,18 @@ def test_a_refusal_names_place_key_value_and_range(mapping, words):
 def test_a_key_that_is_refused_on_purpose_gives_the_reason():
     with pytest.raises(ConfigError, match=r"top_k \(value 50\) is refused: .*log-probs"):
         read_config(PPOConfig, {"top_k": 50})
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_a_biased_estimate_in_the_reward_is_warned_about(kind):
+    for config in (PPOConfig, GRPOConfig):
+        with pytest.warns(UserWarning, match=rf"^kl_estimator is {kind}, which is biased in the reward: .* use k1, or"):
+            config(kl_in="reward", kl_estimator=kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PPOConfig(kl_in="loss", kl_estimator=kind)
+        PPOConfig(kl_in="reward", kl_estimator="k1")
+        PPOConfig(kl_in="reward", kl_estimator=kind, beta=0.0)  # nothing is charged
 
 
 def test_something_that_is_not_a_mapping_is_refused():

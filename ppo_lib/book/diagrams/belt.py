@@ -28,7 +28,6 @@ def assembly_line(here: int) -> Drawing:
         "price of drifting. Step 2 makes advantages of them: was a token better than foreseen? Step 3 makes the loss, "
         f"one number that says which way to step. A marker says “you are here” at step {here}.",
         height=164,
-        widest=560,
     )
     wide, gap = 106.0, 15.0
     for i, (name, what, why, tone) in enumerate(STATIONS):

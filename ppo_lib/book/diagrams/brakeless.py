@@ -33,7 +33,7 @@ def runaway() -> Drawing:
         f"judge’s score climbs by {number(round(score[-1], 1))}, a locomotive at its end. The gold score, which is the "
         f"truth and which nobody trains on, falls by {number(round(-gold[-1], 1))}. Below, what the policy answered to "
         f"“{QUESTION}” on the way. {quoted}",
-        height=488,
+        height=466,
     )
     left, right, top, floor = 14.0, 322.0, 64.0, 226.0
     low, high = min(*score, *gold), max(*score, *gold)

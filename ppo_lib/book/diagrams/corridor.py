@@ -60,7 +60,7 @@ def clip_cases() -> Drawing:
         "(positive advantage): the way up leads to the right, and behind the corridor the hill is flat. Below, a bad "
         "token (negative advantage): the way up leads to the left, and left of the corridor it is flat. On a slope an "
         f"arrow shows the push, on the flat a stop sign. {told}.",
-        height=520,
+        height=492,
     )
     hillside(drawing, 8, [one for one in cases if one.advantage > 0], "A good token: we want more of it")
     hillside(drawing, 264, [one for one in cases if one.advantage < 0], "A bad token: we want less of it")

@@ -24,7 +24,7 @@ def sft_shift() -> Drawing:
         "the forecast that the model makes after reading it, and an arrow leads from the forecast up to the token one "
         f"step further right, which it has to meet. The {len(taught)} forecasts of the answer are coloured, they are "
         f"taught: {told}. The forecasts inside the prompt are grey: nobody marks them.",
-        height=330,
+        height=312,
     )
     pitch, left = 49.4, 7.0
     drawing.write(left, 22, "The text", size=NORMAL, bold=True, anchor="start")
@@ -73,7 +73,7 @@ def reward_training() -> Drawing:
         f"reward model reads both and gives each a score, {number(SCORES[0])} and {number(SCORES[1])}. The gap of "
         f"{number(gap)} says: the first wins with a chance of {number(round(100 * chance))} percent. Training pushes "
         "the score of the better answer up and that of the worse one down.",
-        height=548,
+        height=530,
     )
     drawing.box(60, 8, 240, 56, "SFT model", "“What is the capital of Samoa?”", tone=POLICY, left=44)
     robot(drawing, 84, 38, 30, "talk")
@@ -125,7 +125,7 @@ def brain_surgery() -> Drawing:
         "word of the vocabulary. Right the reward model: the same tokens, the same body, the same states. But the head "
         "is off; a scalar head, Linear(H, 1), sits on the last state alone, since it is the only one that has read "
         "everything, and gives one number, the score.",
-        height=470,
+        height=462,
     )
     for x, name, tone in ((8.0, "Language model", POLICY), (188.0, "Reward model", JUDGE)):
         middle, judging = x + 82, tone == JUDGE
@@ -144,6 +144,9 @@ def brain_surgery() -> Drawing:
             drawing.arrow((x + 109, head.y), (x + 109, 92), tone=JUDGE, width=2.4)
             card(drawing, x + 109, 66, 44)
             drawing.write(x + 82, 62, "one", "score", bold=True, anchor="end")
+            drawing.bar(x + 4, 132, 40, 40, POLICY, hollow=True)
+            cross(drawing, x + 24, 152, 30)
+            drawing.write(x + 24, 122, "off")
             drawing.write(x + 60, 200, "the last state", anchor="middle", faint=True)
         else:
             head = drawing.box(x, 128, 164, 48, "Linear(H, V)", tone=POLICY, strong=True)

@@ -110,7 +110,7 @@ def reweighting() -> Drawing:
         + f". Bottom: the new policy’s chances, and the same dots, each as large as its ratio new over old ({said}). "
         "Where the new policy is keener the few dots swell, where it is less keen the many dots shrink. Each token’s "
         "total area is the new chance.",
-        height=520,
+        height=508,
     )
     drawing.write(10, 20, "The old policy draws", size=NORMAL, bold=True, anchor="start")
     bars(drawing, 108, OLD, tone=PLAIN, tall=60)

@@ -71,7 +71,7 @@ def fork() -> Drawing:
         "no critic, no sampling. Like showing a dog two behaviours. Right, RLHF with PPO: a judge who scores every "
         "speech; the pairs train a reward model, the policy writes new answers, the judge scores "
         "them. Like training a dog with a clicker. Both roads end at a policy that is held close to one reference.",
-        height=560,
+        height=534,
     )
     top = drawing.box(50, 8, 260, 62, "Comparisons", "this answer rather than that one", left=46)
     person(drawing, 78, 38, 34)

@@ -181,7 +181,7 @@ def actor_critic() -> Drawing:
         "the same text and forecasts the score. The judge scores the finished answer. Score minus forecast is the "
         "surprise, the advantage. A pleasant surprise tells the actor to do this more often, a disappointment less "
         "often; and either corrects the critic’s forecast.",
-        height=478,
+        height=468,
     )
     drawing.box(80, 10, 200, 58, "The text so far", "prompt and tokens: the state")
     actor = drawing.box(10, 128, 160, 74, "Actor", "picks the", "next token", tone=POLICY, left=46)

@@ -52,7 +52,7 @@ def rubber_band() -> Drawing:
         f"” Row 2, with the band (beta = 0.1): the judge’s score pulls the robot to the right, the stretched "
         f"band pulls it back; it has gone {number(round(held.kl, 1))} nats and says “{held.text}” Row 3, no band "
         f"(beta = 0): it has gone {number(round(lost.kl, 1))} nats, is dizzy and says “{lost.text}”",
-        height=482,
+        height=452,
     )
     rows = (
         ("At the start", "no stretch, no price", start, 104.0, "smile"),

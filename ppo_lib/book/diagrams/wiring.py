@@ -23,12 +23,12 @@ def three_terms() -> Drawing:
     drawing = Drawing(
         "Three departments, one number: what was stored meets what the live model says now.",
         "From top to bottom. One rollout has been stored: advantages, old log-probs and returns, numbers that no "
-        "longer move. Beside them the live model: the adapter, which is the policy, and the value head. The policy "
-        "loss takes the advantages, the old log-probs and the adapter’s new ones. The entropy takes the adapter’s "
-        "whole distribution. The value loss takes the returns and the value head’s new forecasts. The three are added "
-        "into one loss: policy loss plus c1 times value loss minus c2 times entropy. Its gradient runs back to the "
-        "adapter and to the value head, and to nothing else.",
-        height=540,
+        "longer move. Below them the live model: the adapter, which is the policy, and the value head, which "
+        "reads its hidden states. The policy loss takes the advantages, the old log-probs and the adapter’s new "
+        "ones. The entropy takes the adapter’s whole distribution. The value loss takes the returns and the value "
+        "head’s new forecasts. The three are added into one loss: policy loss plus c1 times value loss minus c2 "
+        "times entropy. Its gradient runs back to the adapter and to the value head, and to nothing else.",
+        height=518,
     )
     stored = drawing.box(6, 8, 348, 76)
     drawing.write(180, 28, "One rollout, stored: these numbers stand still", bold=True, holder=stored)
@@ -38,6 +38,7 @@ def three_terms() -> Drawing:
     adapter = drawing.box(46, 136, 176, 60, "Adapter", "the policy, live", tone=POLICY, strong=True, left=44)
     robot(drawing, 72, 168, 32)
     value = drawing.box(240, 136, 84, 60, "Value", "head, live", tone=CRITIC, strong=True)
+    drawing.arrow(adapter.right, value.left)
     columns = (6.0, 124.0, 242.0)
     names = (
         ("Policy loss", ("do more of what", "beat the forecast"), POLICY),
@@ -79,7 +80,7 @@ def iteration() -> Drawing:
         "One iteration is eight steps: collect on the way down, learn on the way up, and round again.",
         f"A ring of eight boxes, four down the left side and four up the right side. {told}. Steps 2 to 6 collect "
         "experience and change no weight; step 7 alone learns. From step 8 the arrow leads back to step 1.",
-        height=470,
+        height=438,
     )
     wide, tall, pitch = 168.0, 78.0, 106.0
     boxes: list[Area] = []

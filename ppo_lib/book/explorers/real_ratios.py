@@ -68,6 +68,8 @@ def frame(epsilon: float, epoch: int, trained: str) -> Frame:
     held, fraction = cut(log_ratios, advantages, epsilon)
     ratios = log_ratios.exp()
     beyond = int(((ratios - 1).abs() > epsilon).sum())
+    moved = ratios - 1 - log_ratios  # each token's part of the KL
+    most = float(moved.max() / moved.sum()) if float(moved.sum()) > 0 else 0.0
     plain = clipped_policy_loss(
         log_ratios, torch.zeros_like(log_ratios), advantages, torch.ones_like(log_ratios), math.inf
     )
@@ -92,6 +94,7 @@ def frame(epsilon: float, epoch: int, trained: str) -> Frame:
             ("clip fraction", f"{short(100 * fraction, 3)} %"),
             ("smallest and largest ratio", f"{short(ratios.min(), 3)} and {short(ratios.max(), 3)}"),
             ("KL from the sampling policy", f"{short(plain.approx_kl, 3)} nats per token"),
+            ("of which the furthest token alone makes", f"{short(100 * most, 2)} %"),
         ),
         sentence=meaning,
     )
@@ -110,7 +113,14 @@ def clip_batch() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("Ratios of the tokens.", "ratio ρ", "tokens", (0.35, 1.65), (0, 1.05 * highest()), stacked=True),
+            Panel(
+                "Ratios of the tokens; the outermost bars hold all beyond.",
+                "ratio ρ",
+                "tokens",
+                (0.35, 1.65),
+                (0, 1.05 * highest()),
+                stacked=True,
+            ),
             Panel("Clip fraction against the width.", "ε", "clip fraction (%)", (-0.01, 0.52), (-0.5, 18)),
         ),
     )

@@ -27,6 +27,7 @@ def frame(beta: float, score: float, kind: str) -> Frame:
             "With β = 0 nothing pulls the policy back: only the score counts."
             if beta == 0
             else f"At β = {short(beta)} the three penalties add up to {total}, beside a score of {short(score)}."
+            + ("" if kind == "k1" else f" But {kind} charges every token that differs: it pulls the wrong way.")
         ),
     )
 

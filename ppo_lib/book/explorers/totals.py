@@ -20,15 +20,16 @@ VALUE_HEAD = (1.5, 1.0, 2.0, 1.2)
 
 
 def departments() -> tuple[Tensor, list[Tensor]]:
-    """The backbone's numbers, and the three unweighted terms that are computed from them."""
+    """The backbone's numbers, and the three unweighted terms of the worked example before the first step."""
     hidden = torch.tensor([HIDDEN], dtype=torch.float64, requires_grad=True)
     logits = hidden @ torch.tensor(LOGIT_HEAD, dtype=torch.float64)
-    values = row(*VALUES) + (hidden @ torch.tensor(VALUE_HEAD, dtype=torch.float64)) - 3
+    forecast = hidden @ torch.tensor(VALUE_HEAD, dtype=torch.float64)
+    values = row(*VALUES) + forecast - forecast.detach()  # the worked example's, and they depend on the backbone
     rewards = augmented_rewards(row(SCORE)[0], kl_estimate(row(*LOGPROBS), row(*REF_LOGPROBS)), MASK, BETA)
     advantages, returns = gae(rewards, row(*VALUES), MASK, 0.9, 0.8)
     logprobs = torch.log_softmax(logits, dim=-1)[:, :, 0]
     terms = [
-        clipped_policy_loss(logprobs, logprobs.detach() - 0.05, advantages, MASK).loss,
+        clipped_policy_loss(logprobs, logprobs.detach(), advantages, MASK).loss,
         value_loss(values, returns, MASK),
         masked_mean(entropy(logits), MASK),
     ]
@@ -79,7 +80,7 @@ def total_loss() -> Explorer:
                 "value_coef",
                 "c₁, weight of the value loss",
                 (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0),
-                0.5,
+                0.1,
                 step=0.01,
             ),
             Parameter(
@@ -92,8 +93,8 @@ def total_loss() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("What each term adds to the loss.", "term", "loss", y_range=(-3.8, 8)),
-            Panel("How hard each pulls on the backbone.", "term", "gradient norm", y_range=(0, 14)),
+            Panel("What each term adds to the loss.", "term", "loss", y_range=(-2.8, 2.0)),
+            Panel("How hard each pulls on the backbone.", "term", "gradient norm", y_range=(0, 6.8)),
         ),
         header=("term", "alone", "in the loss", "gradient"),
     )

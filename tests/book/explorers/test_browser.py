@@ -28,16 +28,17 @@ html[data-theme=dark] body {{ background: #121212; color: #ced6dd }}</style></he
 # Sets the sliders to each of the points and reads back all that is shown, as a reader would get it.
 WALK = """async (points) => {
   const section = document.querySelector("section.explorer");
-  const inputs = [...section.querySelectorAll("input[type=range]")];
+  const inputs = [...section.querySelectorAll(".explorer-settings :is(input[type=range], select)")];
+  const count = (input) => input.options?.length ?? Number(input.max) + 1;
   const found = [];
   for (const point of points) {
     inputs.forEach((input, i) => { input.value = point[i]; });
     inputs[0].dispatchEvent(new Event("input", { bubbles: true }));
-    const frame = inputs.reduce((sum, { value, max }) => sum * (Number(max) + 1) + Number(value), 0);
+    const frame = inputs.reduce((sum, input) => sum * count(input) + Number(input.value), 0);
     while (section.dataset.frame !== String(frame)) await new Promise((done) => setTimeout(done));
     found.push({
       values: [...section.querySelectorAll("output")].map((one) => one.textContent),
-      spoken: inputs.map((one) => one.getAttribute("aria-valuetext")),
+      spoken: inputs.map((one) => one.selectedOptions?.[0].text ?? one.getAttribute("aria-valuetext")),
       texts: [...section.querySelectorAll("[data-text]")].map((one) => one.textContent),
       curves: [...section.querySelectorAll(".explorer-picture")]
         .flatMap((picture) => picture.data.flatMap(({ x, y }) => [[...x], [...y]])),
@@ -157,6 +158,17 @@ def test_by_keyboard_alone(browser, folder):
         assert page.locator("[data-text]").all_text_contents() == texts_of(one.frame(**setting))
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", "a reader must see which slider has the focus"
+
+
+def test_a_choice_among_words_is_a_list_and_not_a_slider(browser, folder):
+    one = explorer("beta_tokens")
+    with visit(browser, (folder / "beta_tokens.html").as_uri()) as page:
+        kinds = page.locator(".explorer-settings :is(input, select)").evaluate_all("all => all.map((one) => one.type)")
+        assert kinds == ["range", "range", "select-one"]
+        page.get_by_label("estimator of the KL").select_option("k3")
+        chosen = {**one.start(), "kind": "k3"}
+        assert page.locator("[data-text]").all_text_contents() == texts_of(one.frame(**chosen))
+        assert page.locator(".explorer-settings output:visible").count() == 2  # the list shows its choice by itself
 
 
 @pytest.mark.parametrize("name", NAMES)
