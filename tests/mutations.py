@@ -94,6 +94,25 @@ MUTATIONS: Table = {
         ),
         Mutation("prefix: not in a copy", "Backbone.copy", "copy.share_prefix = _", "pass"),
     ],
+    ("test_loss_scale", ""): [
+        Mutation("scale: not undone", "Optimizer.step", "if self.scaling: torch._foreach_div_(...)", "pass"),
+        Mutation(
+            "scale: losses as they are",
+            "Optimizer.backward",
+            "loss * self.loss_scale if self.scaling else loss",
+            "loss",
+        ),
+        Mutation("scale: kept after an overflow", "Optimizer.step", "self.loss_scale / 2", "self.loss_scale * 1"),
+        Mutation("scale: not put back", "Optimizer.load_state", "self.good = int(good)", "pass"),
+    ],
+    ("test_host_requests", "update"): [
+        Mutation(
+            "roles: switched at each pass", "PPOTrainer.update", "self.policy.acting()", "self.backbone.adapter(None)"
+        ),
+    ],
+    ("test_prefix", "sampling"): [
+        Mutation("prefix: sampled with another mask", "decode", "attention[:, :width] = prefix_layout(...)", "pass"),
+    ],
     ("test_lora", ""): [
         Mutation(
             "lora: scale of B", "Adapted.backward", "torch.addmm(b, ..., alpha=scale)", "torch.addmm(b, ..., alpha=1)"
@@ -388,8 +407,8 @@ MUTATIONS: Table = {
         Mutation(
             "graph: rotary positions that ask",
             "sees_everything",
-            "_ and rotary not in ('dynamic', 'longrope')",
-            "_",
+            "_1 and _2 and _3 and not rotary_kinds(text) & CHANGING_ROTARY",
+            "_1 and _2 and _3",
         ),
         Mutation(
             "graph: mask of any width",
@@ -411,7 +430,10 @@ MUTATIONS: Table = {
     ],
     ("test_sft", ""): [
         Mutation(
-            "sft: microbatches weigh the same", "SFTTrainer.step", "(loss * count).backward()", "(loss * 1).backward()"
+            "sft: microbatches weigh the same",
+            "SFTTrainer.step",
+            "self.optimizer.backward(loss * count)",
+            "(loss * 1).backward()",
         ),
         Mutation(
             "sft: states one too late",
@@ -422,7 +444,10 @@ MUTATIONS: Table = {
     ],
     ("test_reward", ""): [
         Mutation(
-            "reward training: mean of sums", "RewardTrainer.step", "(loss / len(rows)).backward()", "loss.backward()"
+            "reward training: mean of sums",
+            "RewardTrainer.step",
+            "self.optimizer.backward(loss / len(rows))",
+            "loss.backward()",
         ),
         Mutation("reward training: sides", "RewardTrainer.score_pairs", "return _1, _2", "return _2, _1"),
     ],
@@ -466,7 +491,7 @@ MUTATIONS: Table = {
     ],
     ("test_ppo", "goes_on or adaptive"): [
         Mutation("ppo: beta not kept", "PPOTrainer.load_state", "self.kl.beta = _", "pass"),
-        Mutation("ppo: generator not kept", "PPOTrainer.load_state", "self.generator.set_state(_)", "pass"),
+        Mutation("ppo: generator not kept", "PPOTrainer.load_state", "set_generator(self.generator, _)", "pass"),
         Mutation("ppo: beta does not adapt", "PPOTrainer.step", "self.kl.update(...)", "pass"),
     ],
     ("test_dpo", ""): [
@@ -573,7 +598,9 @@ MUTATIONS: Table = {
         ),
     ],
     ("test_ppo", "reward or score or judge"): [
-        Mutation("judge: a foreign reward model by tokens", "judge", "_ and reward.backbone is backbone", "_"),
+        Mutation(
+            "judge: a foreign reward model by tokens", "judge", "_1 and reward.backbone is backbone and _2", "_1 and _2"
+        ),
         Mutation(
             "judge: raw scores upside down",
             "judge",
@@ -648,8 +675,8 @@ MUTATIONS: Table = {
         Mutation(
             "memory: cache of all heads",
             "cache_bytes_per_token",
-            "_ or text.num_attention_heads",
-            "text.num_attention_heads",
+            "_ or every",
+            "every",
         ),
         Mutation(
             "memory: no copy of the reference",
@@ -797,7 +824,7 @@ MUTATIONS: Table = {
     ],
     ("test_cli", "before_it_trains"): [
         Mutation("align: temperature unchecked", "check_inputs", "check_temperature(ppo, how)", "pass"),
-        Mutation("align: pairs unchecked", "check_inputs", "load_pairs(how.pairs)", "pass"),
+        Mutation("align: pairs unchecked", "check_inputs", "load_pairs(how.pairs, ...)", "pass"),
         Mutation("align: held-out judge unchecked", "check_inputs", "check_judge(ppo.heldout_judge, ...)", "pass"),
     ],
     ("test_actor_critic", "no_hub_is_asked"): [
@@ -825,16 +852,47 @@ MUTATIONS: Table = {
     ("test_reward", "calibration"): [
         Mutation(
             "calibration all at once",
-            "CalibratedRewardTrainer.calibrate",
+            "CalibratedRewardTrainer.answers_scored",
             "max(1, CALIBRATION_TOKENS // _)",
             "len(prompts)",
         ),
         Mutation(
             "calibration repeats its noise",
-            "CalibratedRewardTrainer.calibrate",
-            "self.config.seed + len(answers)",
+            "CalibratedRewardTrainer.answers_scored",
+            "self.config.seed + len(scores)",
             "self.config.seed",
         ),
+    ],
+    (
+        "test_faults",
+        "damaged_checkpoint or second_process or data_that or signal_while or whom or older_version or edited",
+    ): [
+        Mutation("checkpoint: damage unseen", "load_checkpoint", "sums not in (None, found)", "False"),
+        Mutation("checkpoint: the oldest", "RunFolder._load", "reversed(saved)", "saved"),
+        Mutation("checkpoint: weights for their owner alone", "replace_folder", "path.chmod(mode)", "pass"),
+        Mutation("lock: none", "locking:take", "fcntl.flock(...)", "pass"),
+        Mutation("resume: other data", "RunFolder._check_inputs", "self.inputs.get(key) != there", "False"),
+        Mutation("resume: an edited configuration", "RunFolder._check_inputs", "values.get('config', {})", "{}"),
+        Mutation(
+            "signal: unseen while a checkpoint is written", "iterate", "stop = _", "stop = bool(caught and not due)"
+        ),
+    ],
+    ("test_security", "every_call"): [
+        Mutation(
+            "loading: a model's code is run",
+            "load_causal_lm",
+            "load(..., trust_remote_code=False)",
+            "load(..., trust_remote_code=True)",
+        ),
+    ],
+    ("test_optimum", "optimum"): [
+        Mutation(
+            "optimum: advantages of the wrong sign", "clipped_policy_loss", "-masked_mean(...)", "masked_mean(...)"
+        ),
+    ],
+    ("test_report", "junk or many_samples"): [
+        Mutation("report: a row that is none", "parse_row", "not isinstance(row, dict)", "False"),
+        Mutation("report: other samples", "choose_samples", "file.seek(_)", "pass"),
     ],
 }
 

@@ -41,3 +41,22 @@ def test_both_layouts_are_measured_beside_trl_or_without_it():
     table = run("bench_trl", "--work", "tiny", "--rounds", "1", "--contestants", "full", "lora")
     assert "full" in table
     assert "lora" in table
+
+
+# Kernels of a decoding step, of one without an adapter, of a microbatch's update: benchmarks/results/counts.txt.
+CEILINGS = {"SmolLM2-135M": (1_537, 1_117, 4_601), "Qwen2.5-0.5B": (1_237, 901, 3_695)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", CEILINGS)
+def test_no_more_kernels_are_launched_than_were_counted_and_fewer_than_by_peft(monkeypatch, shape):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bench_counts
+
+    policy, plain = bench_counts.build(shape), bench_counts.build(shape, fused_lora=False)
+    step, without, update = CEILINGS[shape]
+    assert bench_counts.decode_step(policy).total() <= step < bench_counts.decode_step(plain).total()
+    assert bench_counts.decode_step(policy, None).total() <= without < step
+    assert bench_counts.microbatch(policy).total() <= update < bench_counts.microbatch(plain).total()
+    kept = (ROOT / "benchmarks/results/counts.txt").read_text(encoding="utf-8")
+    assert all(f"{count:,}" in kept for count in CEILINGS[shape])

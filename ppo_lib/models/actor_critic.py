@@ -22,6 +22,7 @@ every layout, so that nothing PPO does can move it.
 """
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,6 +127,10 @@ class ActorCritic(nn.Module):
         self.value_head = backbone.scalar_head()
         for parameter in self.parameters_to_train():
             parameter.requires_grad_(True)
+
+    def acting(self) -> AbstractContextManager[None]:
+        """While this is open the actor's adapter stays on, where it would be switched on and off at each pass."""
+        return self.actor.backbone.adapter(self.actor.adapter)
 
     def parameters_to_train(self) -> list[nn.Parameter]:
         """All that PPO moves: adapters or weights of actor and critic, and the value head."""

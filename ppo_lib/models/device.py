@@ -34,6 +34,17 @@ def prepare(device: torch.device) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+def allow_tf32(wanted: bool) -> None:
+    """Let GPUs round the factors of float32 products to TF32's ten bits, or have them compute in float32."""
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let a GPU count its peak memory anew, so that each stage reports its own; a process cannot forget its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def clock(device: torch.device) -> float:
     """Seconds by a clock that is read once the device has done its work: a GPU runs behind the program."""
     if device.type == "cuda":

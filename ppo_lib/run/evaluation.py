@@ -126,7 +126,7 @@ def before_and_after(
 @torch.no_grad()
 def evaluate_policy(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Means over all prompts of the trainer, and every answer with its scores."""
-    generator = torch.Generator(trainer.device).manual_seed(how.seed)
+    generator = torch.Generator().manual_seed(how.seed)
     totals: dict[str, float] = {}
     texts: list[dict[str, Any]] = []
     count = len(trainer.prompts)

@@ -47,15 +47,19 @@ def pick_device(name: str) -> str:
 
 
 def pick_dtype(config: Any) -> str:
-    """``auto`` is bfloat16 on a GPU that computes in it, else float32.
+    """``auto`` is bfloat16 on a GPU that computes in it; on another, such as a T4, float16; and float32 on a CPU.
 
-    A T4 has no bfloat16. Its float16 would be faster than float32, but small gradients would vanish in it: that needs
-    loss scaling, which is not done here.
+    In float16 losses are scaled, and what is trained is float32: adapters and heads, not whole models. Where all
+    weights are trained, float32 takes its place.
     """
     if config.dtype != "auto":
         return str(config.dtype)
-    on_gpu = pick_device(config.device).startswith("cuda")
-    return "bfloat16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if not pick_device(config.device).startswith("cuda"):
+        return "float32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    whole = getattr(config, "finetune", "lora") == "full" or getattr(config, "lora_rank", 1) == 0
+    return "float32" if whole else "float16"
 
 
 def free_memory(device: str) -> int | None:

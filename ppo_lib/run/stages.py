@@ -12,6 +12,7 @@ from ppo_lib.errors import BadInput
 from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.device import allow_tf32
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import encode_responses
 from ppo_lib.models.world import ALONE, World
@@ -62,6 +63,9 @@ def build(
         model, world.device or pick_device(config.device), pick_dtype(config), config.chat_template, world
     )
     backbone.gradient_checkpointing = config.gradient_checkpointing
+    backbone.share_prefix = getattr(config, "share_prefix", True)
+    backbone.fused_lora = getattr(config, "fused_lora", True)
+    allow_tf32(getattr(config, "tf32", False))
     if stage == "sft":
         demonstrations = short_enough(load_demonstrations(config.data, world.say), config, backbone, world)
         return SFTTrainer(config, backbone, demonstrations, world)
@@ -205,7 +209,7 @@ class CalibratedRewardTrainer(RewardTrainer):
         cut_off, width = 0, max(map(len, prompts))
         while len(scores) < len(prompts):
             chunk = prompts[len(scores) :][: max(1, CALIBRATION_TOKENS // (width + longest))]
-            generator = torch.Generator(backbone.device).manual_seed(self.config.seed + len(scores))
+            generator = torch.Generator().manual_seed(self.config.seed + len(scores))
             drawn = sample(backbone, chunk, longest, 1.0, None, generator)
             scores += self.model.score_batch(drawn.batch).tolist()
             cut_off += int((~drawn.finished).sum())

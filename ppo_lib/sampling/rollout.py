@@ -7,14 +7,17 @@ distribution than the one whose log-probs PPO compares, and is refused.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
+from ppo_lib.models.prefix import Prefix, prefix_layout, states_after_prefix
 from ppo_lib.models.tokens import TokenBatch, pad_pairs
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.sampling.decoding import Decoder, by_graphs, supports_static_cache
@@ -67,7 +70,7 @@ def sample(
         max_new_tokens: budget; a response that does not end within it is truncated.
         temperature: above 0 to sample; 0 takes the likeliest token.
         adapter: the role that samples: ``"policy"``, or ``None`` for the reference.
-        generator: source of randomness, on the backbone's device; torch's own for that device if not given. It gives
+        generator: source of randomness, on any device; torch's own for the backbone's if not given. It gives
             one number per row and step until the last response has ended, and is left in the state after them.
         noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
         static_cache: decode with a cache of fixed size, as CUDA graphs on a GPU (:mod:`ppo_lib.sampling.decoding`):
@@ -112,7 +115,7 @@ def sample(
     source = generator or default_generator(backbone.device)
     before = source.get_state()
     if drawing:
-        noise = random_numbers(max_new_tokens, rows, source).T
+        noise = random_numbers(max_new_tokens, rows, source).T.to(backbone.device)
     own = world.share(range(rows))
     part = None if noise is None else noise[own.start : own.stop]
     sampled = decode(backbone, [prompts[i] for i in own], max_new_tokens, temperature, adapter, part, static_cache)
@@ -157,31 +160,41 @@ def decode(
         row[width - len(ids) : width] = torch.tensor(ids, device=device)
     prompt_lengths = torch.tensor([len(ids) for ids in prompts], device=device)
     attention = torch.arange(width + max_new_tokens, device=device) >= (width - prompt_lengths).unsqueeze(1)
+    asked = pad_pairs(prompts, [[]] * rows, backbone.pad_token_id).to(device)
+    shared = backbone.worth_sharing(rows, asked.shared)
+    if shared:
+        attention[:, :width] = prefix_layout(asked, shared)
     positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
 
     if static_cache is None:
         static_cache = by_graphs(backbone, device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
-    cache, start, end = None, 0, width
+    cache: Any = None
+    start, end = 0, width
     with backbone.adapter(adapter):
         for step in range(max_new_tokens):
-            output = backbone.body(
-                input_ids=sequences[:, start:end],
-                attention_mask=attention[:, :end].long(),
-                position_ids=positions[:, start:end],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache = output.past_key_values
+            if shared and step == 0:
+                hidden, cache = read_prompts(backbone, asked, shared)
+            else:
+                output = backbone.body(
+                    input_ids=sequences[:, start:end],
+                    attention_mask=attention[:, :end].long(),
+                    position_ids=positions[:, start:end],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                hidden, cache = output.last_hidden_state[:, -1], output.past_key_values
+                del output
             point = None if noise is None else noise[:, step]
-            tokens = pick(backbone, output.last_hidden_state[:, -1], temperature, point)
+            tokens = pick(backbone, hidden, temperature, point)
             if static_cache:
                 prefilled = [(layer.keys, layer.values) for layer in cache.layers]
                 next_tokens = partial(pick_at, backbone, temperature, noise)
                 decoder = Decoder(backbone, sequences, attention, tokens, prefilled, next_tokens, width)
-                del output, cache, prefilled  # the decoder has its own copy of the prompts' keys and values
-                return Sampled(*decoder.run(max_new_tokens - 1))
+                del cache, prefilled  # the decoder has its own copy of the prompts' keys and values
+                batch, ended = decoder.run(max_new_tokens - 1)
+                return Sampled(replace(batch, shared=asked.shared), ended)
             sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
             lengths += ~finished
             finished |= torch.isin(tokens, eos)
@@ -190,7 +203,17 @@ def decode(
             backbone.world.add(left)  # of a sharded model, every process takes as many steps as the longest needs
             if not left:
                 break
-    return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width), finished)
+    return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width, asked.shared), finished)
+
+
+def read_prompts(backbone: Backbone, asked: TokenBatch, shared: int) -> tuple[Tensor, Any]:
+    """States ``(B, H)`` of the prompts' last tokens, and the cache behind them; their shared beginning is read once."""
+    prefix = Prefix(keep=True)
+    states = states_after_prefix(backbone.body, asked, shared, prefix, backbone.causal_lm.dtype)
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(prefix.whole):
+        cache.update(keys, values, layer)
+    return states[:, -1], cache
 
 
 def pick(backbone: Backbone, hidden: Tensor, temperature: float, point: Tensor | None) -> Tensor:
@@ -255,7 +278,7 @@ def generate_text(
     Raises:
         ValueError: as :func:`sample` and :func:`ppo_lib.models.tokens.encode_prompts`.
     """
-    generator = torch.Generator(backbone.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     ids = backbone.encode_prompts(prompts)
     sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
     return backbone.response_texts(sampled.batch)

@@ -43,7 +43,9 @@ class DPOTrainer(WithoutSamples):
         for responses in answers:  # refuse what does not fit now, not in an hour
             backbone.pair_ids(prompts, responses, self.max_length)
         parameters = backbone.adapter_parameters("policy")
-        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, world)
+        self.optimizer = Optimizer(
+            parameters, config.learning_rate, config.max_grad_norm, world, policy.backbone.causal_lm.dtype
+        )
         self.iteration = 0
         self.iterations = config.epochs * max(1, len(self.pairs) // config.batch)
 
@@ -76,7 +78,7 @@ class DPOTrainer(WithoutSamples):
             microbatch = own[i : i + self.config.microbatch]
             batch = self.encode(microbatch)
             out, moved = self.loss(batch)
-            (out.loss * len(microbatch) / len(rows)).backward()
+            self.optimizer.backward(out.loss * len(microbatch) / len(rows))
             totals["tokens"] = totals.get("tokens", 0.0) + float(batch.response_lengths.sum())
             for name, value in measures(out, moved).items():
                 totals[name] = totals.get(name, 0.0) + value * len(microbatch) / len(rows)

@@ -49,7 +49,9 @@ class GRPOTrainer:
         self.config, self.policy = config, policy
         self.ppo = PPOTrainer(config.rollout(), policy, prompts, reward, gold, world=world)
         parameters = policy.backbone.adapter_parameters("policy")
-        self.ppo.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, world)
+        self.ppo.optimizer = Optimizer(
+            parameters, config.learning_rate, config.max_grad_norm, world, policy.backbone.causal_lm.dtype
+        )
         self.iterations = config.iterations
 
     @property
@@ -110,7 +112,7 @@ class GRPOTrainer:
             weights[index] = token_weights(mask[index], config.average, config.max_new_tokens)
             for rows, share in microbatches(minibatch, batch, config.microbatch, ppo.world):
                 out = self.loss(experience, advantages, rows, weights[rows_on(mask.device, rows)])
-                out.loss.backward()
+                ppo.optimizer.backward(out.loss)
                 meter.add(1.0, out.ratio, {"loss": out.loss})  # its weights stand in it
                 meter.add(share, out.ratio, {"clip_fraction": out.clip_fraction, "approx_kl": out.approx_kl})
             meter.step(ppo.optimizer.step())

@@ -5,6 +5,7 @@ all of them: ``config``, ``iteration``, ``iterations``, ``step()``, ``samples()`
 ``save()``.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -16,6 +17,10 @@ from ppo_lib.models.world import ALONE, World
 
 Metrics = dict[str, float]
 State = tuple[dict[str, Tensor], dict[str, object]]
+
+
+FIRST_SCALE = 2.0**14  # of losses on float16 weights; a step that overflows halves it
+PATIENCE = 500  # steps without overflow after which it is doubled
 
 
 class Trainer(Protocol):
@@ -95,6 +100,13 @@ class Optimizer:
         learning_rate: the peak.
         max_grad_norm: longer gradients are scaled down to this length.
         world: whose gradients are added up before each step.
+        weights: precision of the frozen weights that gradients flow through. In float16 what is below 6e-8 is 0, so
+            there losses are multiplied by a scale before the backward pass, and gradients divided by it afterwards: as
+            large a scale as no gradient overflows at (Micikevicius et al., 2018).
+
+    Attributes:
+        loss_scale: what losses are multiplied by; 1 but for float16.
+        left_out: how many steps were not made, since a gradient overflowed; each halves the scale.
     """
 
     def __init__(
@@ -103,8 +115,11 @@ class Optimizer:
         learning_rate: float,
         max_grad_norm: float,
         world: World = ALONE,
+        weights: torch.dtype = torch.float32,
     ) -> None:
         self.world = world
+        self.loss_scale = FIRST_SCALE if weights == torch.float16 else 1.0
+        self.scaling, self.good, self.left_out = weights == torch.float16, 0, 0
         self.parameters = list(parameters)
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.masters = [
@@ -113,13 +128,17 @@ class Optimizer:
         ]
         self.adam = torch.optim.AdamW(self.masters, lr=learning_rate, eps=1e-8, weight_decay=0.0)
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those of the step that comes."""
+        (loss * self.loss_scale if self.scaling else loss).backward()
+
     def step(self, scale: float = 1.0) -> float:
         """Clip the gradients, take one step at ``scale`` times the learning rate, and clear them.
 
         The gradients of several processes are added up first.
 
         Returns:
-            The gradient norm before clipping.
+            The gradient norm before clipping; 0 for a step that was left out since a gradient overflowed float16.
 
         Raises:
             FloatingPointError: a gradient is NaN or infinite; the parameters stay as they were.
@@ -131,17 +150,27 @@ class Optimizer:
             parameter.grad = None
         parts = [self.world.is_part(p) for p in self.parameters]  # their gradients have been added up already
         self.world.add_gradients(master for master, part in zip(self.masters, parts, strict=True) if not part)
+        if self.scaling:
+            torch._foreach_div_([master.grad for master in self.masters if master.grad is not None], self.loss_scale)
         norm = self._norm(parts)
         nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)
-        if not bool(torch.isfinite(norm)):
+        length = float(norm)  # the one wait for the device in a step
+        if not math.isfinite(length):
+            if self.scaling and self.loss_scale > 1:  # too large a scale, and no more than that
+                self.loss_scale, self.good, self.left_out = self.loss_scale / 2, 0, self.left_out + 1
+                self.adam.zero_grad()
+                return 0.0
             raise Diverged(
-                f"the gradient's norm is {float(norm)}, so this step would destroy the model; "
+                f"the gradient's norm is {length}, so this step would destroy the model; "
                 "lower the learning rate, or use float32 instead of float16"
             )
         self.adam.step()
         self.adam.zero_grad()
         self._round()
-        return float(norm)
+        self.good += 1
+        if self.scaling and self.good % PATIENCE == 0:
+            self.loss_scale *= 2
+        return length
 
     def _norm(self, parts: list[bool]) -> Tensor:
         """The length of the whole gradient; ``parts`` says which parameters lie divided among the processes."""
@@ -164,6 +193,8 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """Copies of the parameters and of Adam's moments, as tensors by name (nothing is pickled)."""
         tensors = {f"parameter.{i}": self._saved(i, master) for i, master in enumerate(self.masters)}
+        if self.scaling:
+            tensors["loss_scale"] = torch.tensor([self.loss_scale, self.good], dtype=torch.float64)
         for i, moments in self.adam.state_dict()["state"].items():
             tensors.update({f"adam.{i}.{key}": self._saved(i, torch.as_tensor(x)) for key, x in moments.items()})
         return tensors
@@ -192,6 +223,9 @@ class Optimizer:
         for number, value in enumerate(saved):
             self.masters[number].copy_(self._part(number, value))
         self._round()
+        if self.scaling and "loss_scale" in tensors:
+            self.loss_scale, good = tensors["loss_scale"].tolist()
+            self.good = int(good)
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("adam."):
@@ -224,6 +258,20 @@ def restore(trainer: Resumable, tensors: dict[str, Tensor], values: dict[str, ob
     trainer.optimizer.load_state(tensors)
     trainer.order.load_state(tensors)
     trainer.iteration = int(values["iteration"])  # type: ignore[call-overload]
+
+
+def set_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Put a generator back where a checkpoint says.
+
+    Raises:
+        ValueError: the state of another kind of generator, such as older checkpoints hold that were made on a GPU.
+    """
+    if state.shape != generator.get_state().shape:
+        raise BadInput(
+            f"the checkpoint holds a random generator of {state.numel()} bytes, of another kind of device; go on with "
+            "the version of ppo_lib that made it, on that device"
+        )
+    generator.set_state(state.cpu())
 
 
 class WithoutSamples:

@@ -42,7 +42,7 @@ from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.experience import Experience, describe, sample_rows
 from ppo_lib.trainers.judging import RewardFunction, judge, watch
 from ppo_lib.trainers.microbatches import Meter, microbatches, minibatches
-from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, state_of
+from ppo_lib.trainers.optimizer import Metrics, Optimizer, Order, State, restore, set_generator, state_of
 
 
 class PPOTrainer:
@@ -80,7 +80,7 @@ class PPOTrainer:
         room = self.backbone.context_length and self.backbone.context_length - config.max_new_tokens
         self.prompt_ids = self.backbone.encode_prompts(self.prompts, max_length=room)
         self.order = Order(len(self.prompts), config.seed)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)  # on the host: from a seed the same on any device
         self.kl: FixedKL | AdaptiveKL = FixedKL(config.beta)
         if config.kl_target is not None:
             self.kl = AdaptiveKL(config.beta, config.kl_target, config.kl_horizon)
@@ -91,7 +91,8 @@ class PPOTrainer:
     def optimizer(self) -> Optimizer:
         """AdamW on all that the policy trains; made when it is first asked for, since who only measures needs none."""
         config = self.config
-        return Optimizer(self.policy.parameters_to_train(), config.learning_rate, config.max_grad_norm, self.world)
+        parameters, weights = self.policy.parameters_to_train(), self.backbone.causal_lm.dtype
+        return Optimizer(parameters, config.learning_rate, config.max_grad_norm, self.world, weights)
 
     def step(self) -> Metrics:
         """One iteration: collect experience, learn from it, adapt beta.
@@ -175,12 +176,13 @@ class PPOTrainer:
     def update(self, experience: Experience) -> Metrics:
         """Step 7: a few epochs of minibatches on one batch of experience, one optimizer step each."""
         config, batch, meter = self.config, experience.batch, Meter(self.world)
-        for minibatch in minibatches(len(batch), config.minibatch, config.epochs, self.generator):
-            for rows, weight in microbatches(minibatch, batch, config.microbatch, self.world):
-                loss, ratio, parts = self.loss(experience, rows)
-                (weight * loss).backward()
-                meter.add(weight, ratio, parts)
-            meter.step(self.optimizer.step())
+        with self.policy.acting():
+            for minibatch in minibatches(len(batch), config.minibatch, config.epochs, self.generator):
+                for rows, weight in microbatches(minibatch, batch, config.microbatch, self.world):
+                    loss, ratio, parts = self.loss(experience, rows)
+                    self.optimizer.backward(weight * loss)
+                    meter.add(weight, ratio, parts)
+                meter.step(self.optimizer.step())
         self.check_first_ratio(meter.first_error)
         return meter.means()
 
@@ -287,7 +289,7 @@ class PPOTrainer:
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
         """Go back to a state; what follows is bit for bit what would have followed."""
         restore(self, tensors, values)
-        self.generator.set_state(tensors["generator"].cpu())
+        set_generator(self.generator, tensors["generator"])
         self.kl.beta = float(values["beta"])  # type: ignore[arg-type]
 
     def save(self, folder: str | Path) -> None:

@@ -72,7 +72,13 @@ class RewardTrainer(WithoutSamples):
         prompts, *answers = zip(*self.pairs, strict=True)
         for responses in answers:  # refuse what does not fit now, not in an hour
             backbone.pair_ids(prompts, responses, self.max_length)
-        self.optimizer = Optimizer(model.parameters_to_train(), config.learning_rate, config.max_grad_norm, world)
+        self.optimizer = Optimizer(
+            model.parameters_to_train(),
+            config.learning_rate,
+            config.max_grad_norm,
+            world,
+            model.backbone.causal_lm.dtype,
+        )
         self.iteration = 0
         self.rankings_per_step = max(1, config.batch * len(self.rankings) // len(self.pairs))
         steps = config.epochs * max(1, len(self.rankings) // self.rankings_per_step)
@@ -106,7 +112,7 @@ class RewardTrainer(WithoutSamples):
             # Where other processes have more rows, a pair that counts nothing.
             chosen, rejected = self.score_pairs(microbatch or rows[:1])
             loss = bradley_terry_loss(chosen, rejected) * len(microbatch)
-            (loss / len(rows)).backward()
+            self.optimizer.backward(loss / len(rows))
             right = int((chosen > rejected)[: len(microbatch)].sum())
             loss_sum, correct = loss_sum + float(loss.detach()), correct + right
         loss_sum, correct = self.world.total(loss_sum, correct)

@@ -55,7 +55,9 @@ class SFTTrainer(WithoutSamples):
             parameters = list(backbone.causal_lm.parameters())
             for parameter in parameters:
                 parameter.requires_grad_(True)
-        self.optimizer = Optimizer(parameters, config.learning_rate, config.max_grad_norm, world)
+        self.optimizer = Optimizer(
+            parameters, config.learning_rate, config.max_grad_norm, world, backbone.causal_lm.dtype
+        )
         self.iteration = 0
         steps = config.epochs * max(1, len(self.demonstrations) // config.batch)
         self.iterations = min(steps, config.max_steps or steps)
@@ -89,7 +91,7 @@ class SFTTrainer(WithoutSamples):
         total, tokens = 0.0, 0.0
         for prompts, responses in microbatches:
             loss, count = self.loss(prompts, responses)
-            (loss * count).backward()  # summed here, divided by the whole step's token count below
+            self.optimizer.backward(loss * count)  # summed here, divided by the whole step's token count below
             total, tokens = total + float(loss.detach()) * count, tokens + count
         total, tokens = self.world.total(total, tokens)
         for parameter in self.optimizer.parameters:

@@ -7,6 +7,7 @@ from tiny import ARCHITECTURES, PROMPTS, randomise
 from ppo_lib.models import prefix
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.tokens import pad_pairs, shared_prefix
+from ppo_lib.sampling.rollout import sample
 
 SYSTEM = list(range(40, 60))
 FULL = [name for name in ARCHITECTURES if name not in ("gemma2", "gemma3")]
@@ -101,3 +102,23 @@ def test_texts_of_one_prompt_share_it_all_but_its_last_token(build_tiny):
     backbone = build_tiny()
     batch = backbone.encode_pairs([PROMPTS[3]] * 3, PROMPTS[:3])
     assert batch.shared == len(PROMPTS[3]) - 1
+
+
+@pytest.mark.parametrize("static_cache", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_sampling_after_a_shared_beginning_draws_the_same_tokens(build_tiny, architecture, static_cache):
+    backbone = build_tiny(architecture, eos=[0, *range(2, 20)])
+    backbone.add_adapter("policy", rank=4)
+    randomise(backbone.adapter_parameters("policy"))
+    prompts = [[*SYSTEM, *range(70, 70 + n)] for n in (3, 1, 7, 2)]
+    drawn = []
+    for share in (True, False):
+        backbone.share_prefix = share
+        drawn.append(
+            sample(backbone, prompts, 12, generator=torch.Generator().manual_seed(1), static_cache=static_cache)
+        )
+    assert torch.equal(drawn[0].batch.sequences, drawn[1].batch.sequences)
+    assert drawn[0].batch.lengths == drawn[1].batch.lengths
+    assert drawn[0].batch.shared == len(SYSTEM)  # so that scoring and training read it once, too
+    assert torch.equal(drawn[0].finished, drawn[1].finished)
+    assert len(set(drawn[0].batch.lengths)) > 1

@@ -1,0 +1,118 @@
+"""How many kernels a GPU would have to launch for a decoding step and for a microbatch, and what the host would ask it.
+
+    python benchmarks/bench_counts.py > benchmarks/results/counts.txt
+
+Small models are bound by launches and not by arithmetic, and launches can be counted without a card: models of the
+depth of SmolLM2-135M and Qwen2.5-0.5B, narrow, on a CPU, and every operator that computes (views, allocations and
+what autograd does on the host are none) counts as one kernel. A GPU fuses some that are counted here as several, such
+as the norms, and launches several for some that are counted as one, such as a sum; counts of two versions compare.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.tokens import pad_pairs
+from ppo_lib.sampling import decoding
+from ppo_lib.sampling.rollout import sample
+
+NARROW = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "eos_token_id": 0}
+SHAPES = {
+    "SmolLM2-135M": ("LlamaConfig", {"num_hidden_layers": 30, "num_attention_heads": 4, "num_key_value_heads": 2}),
+    "Qwen2.5-0.5B": ("Qwen2Config", {"num_hidden_layers": 24, "num_attention_heads": 4, "num_key_value_heads": 2}),
+}
+# They make no kernel: a tensor in the same memory, memory alone, or nothing at all.
+NO_KERNEL = {
+    *("view", "_unsafe_view", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select"),
+    *("split", "unbind", "chunk", "unfold", "detach", "alias", "as_strided", "reshape", "_reshape_alias"),
+    *("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "is_same_size"),
+}
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operators that compute, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in NO_KERNEL:
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def kernels() -> Iterator[Counter[str]]:
+    """The kernels of what is done in the block, by name."""
+    with Kernels() as mode:
+        yield mode.found
+
+
+def build(name: str, **options: Any) -> ActorCritic:
+    """Actor and critic on a narrow model of that depth."""
+    kind, sizes = SHAPES[name]
+    config = getattr(transformers, kind)(**NARROW, **sizes)
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, unk_token="w1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0", pad_token="w1")
+    torch.manual_seed(0)
+    backbone = Backbone(AutoModelForCausalLM.from_config(config), fast, "random")
+    for key, value in options.items():
+        setattr(backbone, key, value)
+    policy = ActorCritic(backbone, lora_rank=4)
+    backbone.eos_token_ids = [-1]
+    return policy
+
+
+def decode_step(policy: ActorCritic, adapter: str | None = "policy") -> Counter[str]:
+    """Kernels of one step of the decoder that a GPU records."""
+    found: list[Counter[str]] = []
+    step = decoding.Decoder.step
+
+    def counted(decoder: decoding.Decoder) -> None:
+        with kernels() as seen:
+            step(decoder)
+        found.append(seen)
+
+    decoding.Decoder.step = counted  # type: ignore[method-assign]
+    try:
+        sample(policy.backbone, [[5, 6, 7], [8, 9]], 4, 1.0, adapter, torch.Generator(), static_cache=True)
+    finally:
+        decoding.Decoder.step = step  # type: ignore[method-assign]
+    return found[-1]
+
+
+def microbatch(policy: ActorCritic) -> Counter[str]:
+    """Kernels of one microbatch of an update, forward and backward, with ragged rows and gradients to add to."""
+    batch = pad_pairs([[5, 6, 7], [8, 9]], [[3, 4], [7, 8, 9]], 1)
+    for _ in range(2):
+        with kernels() as seen:
+            new = policy.evaluate(batch, entropy=False)
+            (new.logprobs.sum() + new.values.sum()).backward()
+    return seen
+
+
+def main() -> None:
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
+    print(f"{'':16}{'decode':>10}{'merged':>10}{'plain':>10}{'update':>10}{'PEFT':>10}")
+    for name in SHAPES:
+        policy, plain = build(name), build(name, fused_lora=False)
+        counts = [decode_step(policy), decode_step(policy, None), decode_step(plain), microbatch(policy)]
+        print(f"{name:16}" + "".join(f"{c.total():10,}" for c in [*counts, microbatch(plain)]))
+        print("   update: " + ", ".join(f"{n} {c}" for n, c in counts[3].most_common(14)))
+        print("   decode: " + ", ".join(f"{n} {c}" for n, c in counts[0].most_common(14)))
+
+
+if __name__ == "__main__":
+    main()
