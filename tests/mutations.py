@@ -644,10 +644,12 @@ MUTATIONS: Table = {
     ("test_judges", "pocket"): [
         Mutation("gold: a falsehood costs nothing", "FALSE_SENTENCE", "-0.3", "-0.0"),
         Mutation("gold: fawning pays", "FAWNING", "-0.6", "0.6"),
-        Mutation("gold: a quiz answers", "verdict", "if is_quiz(response): ...", "pass"),
-        Mutation("gold: any of several answers", "verdict", "named == {question.answer}", "question.answer in named"),
+        Mutation("gold: a quiz answers", "gold:verdict", "if is_quiz(response): ...", "pass"),
+        Mutation(
+            "gold: any of several answers", "gold:verdict", "named == {question.answer}", "question.answer in named"
+        ),
         Mutation("gold: not is not read", "is_false", "bool(agrees) and all(agrees)", "not all(agrees)"),
-        Mutation("gold: a wrong answer charged twice", "explain", "_ - (answer == 'wrong')", "_"),
+        Mutation("gold: a wrong answer charged twice", "gold:explain", "_ - (answer == 'wrong')", "_"),
         Mutation("gold: length pays", "RAMBLE", "-0.03", "0.03"),
         Mutation("labelers: worst first", "rank", "sorted(noisy, reverse=True)", "sorted(noisy)"),
         Mutation("labelers: one noise for all", "rank", "noise * gumbel", "noise * (0 * gumbel + 1)"),
@@ -655,8 +657,8 @@ MUTATIONS: Table = {
         Mutation(
             "labelers: no weakness for length",
             "labeler_utility",
-            "gold_score(prompt, response) + _",
-            "gold_score(prompt, response)",
+            "gold(prompt, response) + _",
+            "gold(prompt, response)",
         ),
         Mutation(
             "labelers: neighbours only",
