@@ -93,7 +93,7 @@ def total_loss() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("What each term adds to the loss.", "term", "loss", y_range=(-2.8, 2.0)),
+            Panel("What each term adds to the loss.", "term", "loss", y_range=(-3.6, 2.0)),
             Panel("How hard each pulls on the backbone.", "term", "gradient norm", y_range=(0, 6.8)),
         ),
         header=("term", "alone", "in the loss", "gradient"),
