@@ -407,8 +407,8 @@ MUTATIONS: Table = {
         Mutation(
             "graph: rotary positions that ask",
             "sees_everything",
-            "_ and rotary not in ('dynamic', 'longrope')",
-            "_",
+            "_1 and _2 and _3 and not rotary_kinds(text) & CHANGING_ROTARY",
+            "_1 and _2 and _3",
         ),
         Mutation(
             "graph: mask of any width",
@@ -598,7 +598,9 @@ MUTATIONS: Table = {
         ),
     ],
     ("test_ppo", "reward or score or judge"): [
-        Mutation("judge: a foreign reward model by tokens", "judge", "_ and reward.backbone is backbone", "_"),
+        Mutation(
+            "judge: a foreign reward model by tokens", "judge", "_1 and reward.backbone is backbone and _2", "_1 and _2"
+        ),
         Mutation(
             "judge: raw scores upside down",
             "judge",
@@ -642,10 +644,12 @@ MUTATIONS: Table = {
     ("test_judges", "pocket"): [
         Mutation("gold: a falsehood costs nothing", "FALSE_SENTENCE", "-0.3", "-0.0"),
         Mutation("gold: fawning pays", "FAWNING", "-0.6", "0.6"),
-        Mutation("gold: a quiz answers", "verdict", "if is_quiz(response): ...", "pass"),
-        Mutation("gold: any of several answers", "verdict", "named == {question.answer}", "question.answer in named"),
+        Mutation("gold: a quiz answers", "gold:verdict", "if is_quiz(response): ...", "pass"),
+        Mutation(
+            "gold: any of several answers", "gold:verdict", "named == {question.answer}", "question.answer in named"
+        ),
         Mutation("gold: not is not read", "is_false", "bool(agrees) and all(agrees)", "not all(agrees)"),
-        Mutation("gold: a wrong answer charged twice", "explain", "_ - (answer == 'wrong')", "_"),
+        Mutation("gold: a wrong answer charged twice", "gold:explain", "_ - (answer == 'wrong')", "_"),
         Mutation("gold: length pays", "RAMBLE", "-0.03", "0.03"),
         Mutation("labelers: worst first", "rank", "sorted(noisy, reverse=True)", "sorted(noisy)"),
         Mutation("labelers: one noise for all", "rank", "noise * gumbel", "noise * (0 * gumbel + 1)"),
@@ -653,8 +657,8 @@ MUTATIONS: Table = {
         Mutation(
             "labelers: no weakness for length",
             "labeler_utility",
-            "gold_score(prompt, response) + _",
-            "gold_score(prompt, response)",
+            "gold(prompt, response) + _",
+            "gold(prompt, response)",
         ),
         Mutation(
             "labelers: neighbours only",
@@ -673,8 +677,8 @@ MUTATIONS: Table = {
         Mutation(
             "memory: cache of all heads",
             "cache_bytes_per_token",
-            "_ or text.num_attention_heads",
-            "text.num_attention_heads",
+            "_ or every",
+            "every",
         ),
         Mutation(
             "memory: no copy of the reference",
@@ -822,7 +826,7 @@ MUTATIONS: Table = {
     ],
     ("test_cli", "before_it_trains"): [
         Mutation("align: temperature unchecked", "check_inputs", "check_temperature(ppo, how)", "pass"),
-        Mutation("align: pairs unchecked", "check_inputs", "load_pairs(how.pairs)", "pass"),
+        Mutation("align: pairs unchecked", "check_inputs", "load_pairs(how.pairs, ...)", "pass"),
         Mutation("align: held-out judge unchecked", "check_inputs", "check_judge(ppo.heldout_judge, ...)", "pass"),
     ],
     ("test_actor_critic", "no_hub_is_asked"): [
@@ -850,14 +854,14 @@ MUTATIONS: Table = {
     ("test_reward", "calibration"): [
         Mutation(
             "calibration all at once",
-            "CalibratedRewardTrainer.calibrate",
+            "CalibratedRewardTrainer.answers_scored",
             "max(1, CALIBRATION_TOKENS // _)",
             "len(prompts)",
         ),
         Mutation(
             "calibration repeats its noise",
-            "CalibratedRewardTrainer.calibrate",
-            "self.config.seed + len(answers)",
+            "CalibratedRewardTrainer.answers_scored",
+            "self.config.seed + len(scores)",
             "self.config.seed",
         ),
     ],

@@ -13,7 +13,7 @@ from scripts.draw_house import BELOW, CLOSE, ROOMS, ROOT, House, picture, read_h
 HOUSE = read_house(ROOT / "ppo_lib")
 # What is named in a text and imported when somebody asks for it by its own name: the registry's table, and no more.
 ON_DEMAND = {("ppo_lib.models.registry", module) for module in registry.MODULES.values()}
-MAY_RUN = ("10_ppo_training_loop", "11_capstone_gpu", "scaling")  # pages whose subject is the command line
+MAY_RUN = ("10_ppo_training_loop", "11_capstone_gpu", "scaling", "your_own_model")  # their subject is the command line
 
 
 def test_no_arrow_runs_back():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppo_lib.formulas.masking import check_right_padded, fill_padding
+from ppo_lib.formulas.masking import check_numbers, check_right_padded, fill_padding
 
 
 class Advantages(NamedTuple):
@@ -26,6 +26,7 @@ class Advantages(NamedTuple):
 
 
 def _check_unit(name: str, value: float) -> None:
+    check_numbers(**{name: value})
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value}, but must lie in [0, 1]")
 

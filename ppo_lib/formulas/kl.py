@@ -4,12 +4,13 @@ The estimators k1, k2, k3 are Schulman's (http://joschu.net/blog/kl-approx.html)
 tokens that were sampled *from pi_theta*; :func:`kl_exact` needs both distributions over the vocabulary.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ppo_lib.formulas.masking import shape_of
+from ppo_lib.formulas.masking import check_numbers, check_tensors, shape_of
 
 _FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda d: d,
@@ -53,6 +54,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     Raises:
         ValueError: shapes that differ, or an unknown kind.
     """
+    check_tensors(logprobs=logprobs, ref_logprobs=ref_logprobs)
     if logprobs.shape != ref_logprobs.shape or logprobs.dim() != 2:
         raise ValueError(
             f"logprobs has shape {shape_of(logprobs)} and ref_logprobs {shape_of(ref_logprobs)}, "
@@ -80,6 +82,7 @@ def kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that differ or are not ``(B, T, V)``.
     """
+    check_tensors(logits=logits, ref_logits=ref_logits)
     if logits.shape != ref_logits.shape or logits.dim() != 3:
         raise ValueError(
             f"logits has shape {shape_of(logits)} and ref_logits {shape_of(ref_logits)}, but both must be (B, T, V)"
@@ -104,6 +107,7 @@ class FixedKL:
     """
 
     def __init__(self, beta: float) -> None:
+        check_numbers(beta=beta)
         if not beta >= 0:
             raise ValueError(f"beta is {beta}, but must be 0 or more: a negative one rewards drift")
         self.beta = float(beta)
@@ -131,6 +135,7 @@ class AdaptiveKL:
     """
 
     def __init__(self, beta: float, target: float, horizon: float) -> None:
+        check_numbers(beta=beta, target=target, horizon=horizon)
         if not (beta > 0 and target > 0 and horizon > 0):
             raise ValueError(f"beta is {beta}, target {target}, horizon {horizon}, but all must be above 0")
         self.beta = float(beta)
@@ -138,6 +143,13 @@ class AdaptiveKL:
         self.horizon = float(horizon)
 
     def update(self, kl: float, n: int) -> None:
-        """Move beta after a batch of ``n`` responses whose mean KL was ``kl`` nats per response."""
+        """Move beta after a batch of ``n`` responses whose mean KL was ``kl`` nats per response.
+
+        Raises:
+            ValueError: a KL that is no finite number; clipped, it would pass for a large one.
+        """
+        check_numbers(kl=kl, n=n)
+        if not math.isfinite(kl):
+            raise ValueError(f"kl is {kl}, but must be finite; find where it comes from first")
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.beta *= 1 + error * min(n / self.horizon, 1.0)

@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppo_lib.formulas.masking import check_mask, fill_padding, masked_mean, shape_of
+from ppo_lib.formulas.masking import (
+    check_mask,
+    check_numbers,
+    check_tensors,
+    fill_padding,
+    is_trusted,
+    masked_mean,
+    shape_of,
+)
 
 # exp(20) is 4.9e8: a ratio beyond it says only "far away", and exp overflows float32 from 88.8 on, where the unused
 # branch of a minimum would turn the gradient into NaN (0 * inf). OpenRLHF and veRL clamp at the same place.
@@ -45,8 +53,11 @@ def sft_loss(logits: Tensor, labels: Tensor) -> Tensor:
         A scalar in nats per counted token.
 
     Raises:
-        ValueError: shapes that do not fit, or no label that counts.
+        ValueError: shapes that do not fit, no label that counts, one that is no token, or logits that are NaN.
     """
+    check_tensors(logits=logits)
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        raise ValueError("labels must be a tensor of integers: token ids, and -100 where none counts")
     if logits.dim() != 3 or labels.shape != logits.shape[:2]:
         raise ValueError(
             f"labels has shape {shape_of(labels)} and logits {shape_of(logits)}, but must be (B, S) and (B, S, V)"
@@ -56,7 +67,13 @@ def sft_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if not bool(counted.any()):
         raise ValueError("labels are all -100 after the first position: there is no response token to learn from")
     # Picked out, not ignored: with ignore_index a NaN in the padding would still reach the gradient.
-    return F.cross_entropy(logits[:, :-1][counted], targets[counted])
+    scored, wanted = logits[:, :-1][counted], targets[counted]
+    if not is_trusted():
+        if int(wanted.min()) < 0 or int(wanted.max()) >= logits.shape[-1]:
+            raise ValueError(f"labels hold ids outside of [0, {logits.shape[-1]}), other than -100")
+        if bool(scored.isnan().any()):
+            raise ValueError("logits are NaN where a token counts; find where it comes from first")
+    return F.cross_entropy(scored, wanted)
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
@@ -77,6 +94,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None =
 
     Source: Bradley and Terry (1952); Ouyang et al. (2022), section 3.5.
     """
+    check_tensors(chosen=chosen, rejected=rejected, **({} if margin is None else {"margin": margin}))
     if chosen.dim() != 1 or chosen.shape != rejected.shape or len(chosen) == 0:
         raise ValueError(
             f"chosen has shape {shape_of(chosen)} and rejected {shape_of(rejected)}, but both must be (N,), N > 0"
@@ -140,6 +158,7 @@ def clipped_policy_loss(
 
     Source: Schulman et al. (2017), equation 7.
     """
+    check_numbers(epsilon=epsilon, **({} if dual_clip is None else {"dual_clip": dual_clip}))
     if not epsilon >= 0:
         raise ValueError(f"epsilon is {epsilon}, but must be 0 or more (0.2 is usual)")
     if dual_clip is not None and not dual_clip > 1:
@@ -199,6 +218,7 @@ def value_loss(
     returns = fill_padding("returns", returns, keep).detach()
     error = (values - returns).square()
     if clip is not None:
+        check_numbers(clip=clip)
         if not clip >= 0:
             raise ValueError(f"clip is {clip}, but must be 0 or more, or None for no value clipping")
         if old_values is None:
@@ -224,6 +244,7 @@ def entropy(logits: Tensor) -> Tensor:
 
     Source: Shannon (1948) for the quantity; Mnih et al. (2016), section 4, for a bonus of it in a policy's loss.
     """
+    check_tensors(logits=logits)
     if logits.dim() != 3:
         raise ValueError(f"logits has shape {shape_of(logits)}, but must be (B, T, V)")
     sound = torch.isfinite(logits.detach().logsumexp(dim=-1))
@@ -252,6 +273,7 @@ def ppo_loss(
 
     Source: Schulman et al. (2017), equation 9, where it is an objective, with the signs turned round.
     """
+    check_numbers(value_coef=value_coef, entropy_coef=entropy_coef)
     if not (value_coef >= 0 and entropy_coef >= 0):
         raise ValueError(
             f"value_coef is {value_coef} and entropy_coef is {entropy_coef}, but both must be 0 or more: "

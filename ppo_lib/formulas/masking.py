@@ -41,6 +41,31 @@ def shape_of(x: object) -> str:
     return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
 
 
+def check_numbers(**values: object) -> None:
+    """Refuse what is no real number: text, None, a tensor of several.
+
+    Raises:
+        ValueError: with the argument's name and what was given.
+    """
+    for name, value in values.items():
+        plain = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+        if not plain or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r:.60}, but must be a number")
+
+
+def check_tensors(**values: object) -> None:
+    """Refuse what is no tensor of floating-point numbers: lists, integers.
+
+    Raises:
+        ValueError: with the argument's name and what was given.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is a {type(value).__name__}, but must be a tensor; use torch.tensor(...)")
+        if not value.is_floating_point():
+            raise ValueError(f"{name} has dtype {value.dtype}, but must be floating point")
+
+
 def check_mask(mask: Tensor) -> Tensor:
     """Check a mask and return it as a boolean tensor.
 

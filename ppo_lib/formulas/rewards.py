@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ppo_lib.formulas.masking import check_right_padded, fill_padding, shape_of
+from ppo_lib.formulas.masking import check_numbers, check_right_padded, check_tensors, fill_padding, shape_of
 
 
 def last_token_index(mask: Tensor) -> Tensor:
@@ -42,6 +42,8 @@ def augmented_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> 
 
     Source: Ziegler et al. (2019), equation 2; Ouyang et al. (2022), equation 2.
     """
+    check_numbers(beta=beta)
+    check_tensors(scores=scores)
     if not beta >= 0:
         raise ValueError(f"beta is {beta}, but must be 0 or more: a negative one rewards drift")
     last = last_token_index(mask)

@@ -31,8 +31,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ppo_lib.errors import BadInput
+from ppo_lib.models.adapter_folders import base_name
 from ppo_lib.models.backbone import Backbone
-from ppo_lib.models.loading import base_name, load_tensors, read_json
+from ppo_lib.models.files import load_head
 from ppo_lib.models.tokens import TokenBatch
 
 FINETUNE, CRITIC = ("lora", "full"), ("shared", "separate")
@@ -203,9 +204,10 @@ class ActorCritic(nn.Module):
         folder = Path(folder)
         full = (folder / "reference.json").is_file()
         if backbone is None:
-            name = read_json(folder / "reference.json", "")["base_model_name_or_path"] if full else base_name(folder)
+            name = base_name(folder, "reference.json") if full else base_name(folder)
             backbone = Backbone.from_pretrained(name)
         critic = "separate" if (folder / "critic").is_dir() else "shared"
+        head = load_head(folder / "value_head.safetensors", backbone.hidden_size, ("weight", "bias"))
         parts = {"policy": folder, **({"critic": folder / "critic"} if critic == "separate" else {})}
         if not full:
             for name, part in parts.items():
@@ -214,5 +216,5 @@ class ActorCritic(nn.Module):
         if full:
             for role, part in zip((model.actor, model.critic), parts.values(), strict=False):
                 role.backbone.load_weights(part)
-        model.value_head.load_state_dict(load_tensors(folder / "value_head.safetensors"))
+        model.value_head.load_state_dict(head)
         return model

@@ -23,13 +23,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from ppo_lib.errors import BadInput
+from ppo_lib.models.adapter_folders import WEIGHTS, read_settings
+from ppo_lib.models.files import load_tensors
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
-from ppo_lib.models.loading import load_tensors, read_json
 from ppo_lib.models.lora import quicken_adapters
 from ppo_lib.models.world import ALONE, World
+
+EXPERTS = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"}  # PEFT means fused experts by these names
 
 # The layers with adapters of each model and of each block that was asked for; emptied where adapters come or go.
 _layers: WeakKeyDictionary[nn.Module, list[BaseTunerLayer]] = WeakKeyDictionary()
@@ -54,7 +58,7 @@ def adapter_dtype(weights: torch.dtype) -> torch.dtype:
     return torch.float32 if weights == torch.float16 else weights
 
 
-def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alpha: int, seed: int) -> None:
+def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alpha: Any, seed: int) -> None:
     """Add an adapter that changes nothing yet: ``B`` is 0.
 
     Args:
@@ -76,7 +80,7 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=adapted_names(causal_lm),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
     )
@@ -85,7 +89,11 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it for GPT-2
         torch.manual_seed(seed)
         # PEFT itself, not transformers' add_adapter: that one asks for a PEFT of its own time, and pip gives another
-        inject_adapter_in_model(config, causal_lm, name)
+        try:
+            inject_adapter_in_model(config, causal_lm, name)
+        except ValueError as error:  # PEFT's own refusal, such as of layers that a recurrent model reads by hand
+            kind, why = causal_lm.config.model_type, " ".join(str(error).split())[:200]
+            raise BadInput(f"a {kind!r} model cannot be given an adapter ({why}); take another model") from error
         set_adapter(causal_lm, name)
     _layers.clear()
     quicken(causal_lm)
@@ -95,6 +103,34 @@ def add_adapter(causal_lm: PreTrainedModel, name: str, base: str, rank: int, alp
     for key, parameter in causal_lm.named_parameters():
         if "lora_" in key:  # PEFT froze those of the other adapters
             parameter.requires_grad_(True)
+
+
+def adapted_names(causal_lm: PreTrainedModel) -> list[str]:
+    """The names of the layers that get adapters: every plain linear layer but the output head.
+
+    A name is the last part of the path where all modules of that name are such layers, else the whole path. Experts
+    that are fused into one tensor have none, and neither have the layers beside them whose names PEFT would take for
+    the experts' old ones.
+    """
+    head = causal_lm.get_output_embeddings()
+    plain, others = [], set()
+    for path, module in causal_lm.named_modules():
+        if "base_layer" in path or "lora_" in path or not path:
+            continue
+        inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(inner, (nn.Linear, Conv1D)) and inner is not head:
+            plain.append(path)
+        else:
+            others.add(path.rpartition(".")[2])
+    if any(parameter.dim() == 3 for parameter in causal_lm.parameters()):
+        plain = [path for path in plain if path.rpartition(".")[2] not in EXPERTS]
+    short = {path: path.rpartition(".")[2] for path in plain}
+    names = {last if last not in others and not last.isdigit() else path for path, last in short.items()}
+    if not names:
+        raise BadInput(
+            f"a {causal_lm.config.model_type!r} model has no plain linear layer to adapt; take another model"
+        )
+    return sorted(names)
 
 
 def remove_adapter(causal_lm: PreTrainedModel, name: str) -> None:
@@ -137,7 +173,7 @@ def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str 
     Path(folder).mkdir(parents=True, exist_ok=True)
     state = adapter_state(causal_lm, name)
     tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
-    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, Path(folder) / WEIGHTS, metadata={"format": "pt"})
     config: Any = causal_lm.peft_config[name]
     pinned = pinned_model(base)
     config.base_model_name_or_path, config.revision = (pinned.name, pinned.commit) if pinned else (base, None)
@@ -154,12 +190,10 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str |
     Raises:
         ValueError: no adapter there, one of another kind, or one that was made for another architecture.
     """
-    config = read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")
-    if config.get("use_rslora") or config.get("use_dora") or config.get("alpha_pattern"):
-        raise BadInput(f"the adapter in {str(folder)!r} scales in a way of its own; only plain LoRA is known here")
-    saved = load_tensors(Path(folder) / "adapter_model.safetensors")
+    settings = read_settings(folder)
+    saved = load_tensors(Path(folder) / WEIGHTS)
     tensors = {key.removeprefix("base_model.model."): tensor for key, tensor in saved.items()}
-    add_adapter(causal_lm, name, base, config["r"], config["lora_alpha"], seed=0)
+    add_adapter(causal_lm, name, base, settings.rank, settings.alpha, seed=0)
     wanted = {k: v.shape for k, v in adapter_state(causal_lm, name).items()}
     if wanted != {k: v.shape for k, v in tensors.items()}:
         remove_adapter(causal_lm, name)

@@ -17,13 +17,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ppo_lib.errors import BadInput
 from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
-from ppo_lib.models.loading import eos_token_ids, load_causal_lm
+from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.lora import quicken_adapters
 from ppo_lib.models.prefix import WORTH, Prefix, causal_mask, sees_everything, states_after_prefix
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.registry import exact_model
 from ppo_lib.models.scoring import Scored, plain_head
-from ppo_lib.models.tokens import TokenBatch, encode_prompts, in_chat_form, pad_pairs, pair_ids
+from ppo_lib.models.tokens import (
+    TokenBatch,
+    closing_token,
+    decode_responses,
+    encode_prompts,
+    in_chat_form,
+    pad_pairs,
+    pair_ids,
+)
 from ppo_lib.models.world import ALONE, World
 
 # The language-model head turns H numbers per token into V. It runs over slices of this many logits, which are
@@ -61,16 +69,19 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if chat_template:
-            in_chat_form(tokenizer, "")  # refuses a tokenizer without a template
+            in_chat_form(tokenizer, "a")  # refuses a tokenizer without a template
         self.chat_template, self.world = chat_template, world if world.sharded else ALONE
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
-        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
+        if chat_template and (end := closing_token(tokenizer, self.eos_token_ids, chat=True)) < self.vocab_size:
+            self.eos_token_ids = list(dict.fromkeys([end, *self.eos_token_ids]))  # it ends an answer, whoever lists it
+        self.pad_token_id = usable_pad(tokenizer, self.vocab_size, self.eos_token_ids[0])
         self.requires_grad_(False)
         self.eval()
         quicken(causal_lm)
         self._adapter: str | None = None
         self.gradient_checkpointing, self.share_prefix, self.fused_lora = False, True, True
+        self.takes_masks = True  # of four dimensions; found out otherwise by the check
         check_forward(self)
 
     @classmethod
@@ -133,9 +144,14 @@ class Backbone(nn.Module):
         return int(self.causal_lm.get_input_embeddings().weight.shape[-1])  # type: ignore[index]
 
     @property
+    def vocab_size(self) -> int:
+        """How many tokens the model can read."""
+        return int(self.causal_lm.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+
+    @property
     def context_length(self) -> int | None:
         """The most tokens that prompt and response may have together, or None where the model sets no limit."""
-        return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        return context_length(self.causal_lm.config)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: with dropout on, the ratio is not 1 even before the first update."""
@@ -143,20 +159,49 @@ class Backbone(nn.Module):
 
     def encode_prompts(self, prompts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of prompts as this model reads them; see :func:`ppo_lib.models.tokens.encode_prompts`."""
-        return encode_prompts(self.tokenizer, prompts, max_length, self.chat_template)
+        return self.known_tokens(encode_prompts(self.tokenizer, prompts, max_length, self.chat_template), prompts)
+
+    def known_tokens(self, rows: list[list[int]], texts: Sequence[str]) -> list[list[int]]:
+        """The token ids, all of which the model has an embedding for.
+
+        Raises:
+            BadInput: the tokenizer makes one that the model does not know, such as a chat token that was added to it.
+        """
+        for ids, text in zip(rows, texts, strict=True):
+            if max(ids, default=0) >= self.vocab_size:
+                token = max(ids)
+                raise BadInput(
+                    f"the text {text[:40]!r} has the token {token} ({self.tokenizer.convert_ids_to_tokens(token)!r}), "
+                    f"but model {self.name!r} knows {self.vocab_size} tokens; take that token out of the texts, or add "
+                    "it to the model (resize_token_embeddings) and save it again"
+                )
+        return rows
 
     def pair_ids(
-        self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        max_length: int | None = None,
+        chat: bool | None = None,
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of prompts and of finished responses; see :func:`ppo_lib.models.tokens.pair_ids`."""
-        eos = self.eos_token_ids[0]
-        return pair_ids(self.tokenizer, prompts, responses, eos, max_length, self.chat_template)
+        """Token ids of prompts and of finished responses; see :func:`ppo_lib.models.tokens.pair_ids`.
+
+        ``chat`` puts prompts into the chat template or not, whatever the backbone does by itself.
+        """
+        chat = self.chat_template if chat is None else chat
+        end = closing_token(self.tokenizer, self.eos_token_ids, chat)
+        asked, answers = pair_ids(self.tokenizer, prompts, responses, end, max_length, chat)
+        return self.known_tokens(asked, prompts), self.known_tokens(answers, responses)
 
     def encode_pairs(
         self, prompts: Sequence[str], responses: Sequence[str], max_length: int | None = None
     ) -> TokenBatch:
         """A batch of finished prompt-response pairs on the model's device; errors as :meth:`pair_ids`."""
         return pad_pairs(*self.pair_ids(prompts, responses, max_length), self.pad_token_id).to(self.device)
+
+    def response_texts(self, batch: TokenBatch) -> list[str]:
+        """The text of each response, without what ended it; see :func:`ppo_lib.models.tokens.decode_responses`."""
+        return decode_responses(self.tokenizer, batch, self.eos_token_ids)
 
     # ------------------------------------------------------------------------------------------------------ adapters
 
@@ -273,7 +318,7 @@ class Backbone(nn.Module):
     @property
     def sees_everything(self) -> bool:
         """Whether every layer attends to all that came before; see :func:`ppo_lib.models.prefix.sees_everything`."""
-        return sees_everything(self.causal_lm.config)
+        return self.takes_masks and sees_everything(self.causal_lm.config)
 
     def worth_sharing(self, rows: int, shared: int) -> int:
         """How many of so many shared first tokens to read once: all of them, or none."""
@@ -339,26 +384,97 @@ def check_forward(backbone: "Backbone") -> None:
     """Refuse a model whose log-probs would be wrong.
 
     Raises:
-        ValueError: its logits are not its output head applied to its hidden states, or they change when a prompt is
-            padded on the left.
+        BadInput: it does not read batches as they are given here, its weights give no numbers, its logits are not its
+            output head applied to its hidden states, change when a prompt is padded on the left, or depend on tokens
+            that come later.
     """
     model, device = backbone.causal_lm, backbone.device
-    prompt, longer = [backbone.eos_token_ids[0], 0], [1, 0, 1, 0]
-    ids = torch.tensor([[*prompt, 1]], device=device)
+    which = f"model {backbone.name!r} ({model.config.model_type}, {str(model.dtype).removeprefix('torch.')})"
+    end = backbone.eos_token_ids[0]
+    prompt, longer = [end, 0], [1, 0, 1, 0]
+    batch = pad_pairs([prompt, longer, prompt], [[1, 0], [1, 0], [1, 1]], backbone.pad_token_id).to(device)
+    ids = torch.tensor([[*prompt, 1, 0]], device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    own = model(**inputs).logits.float()
-    scale = float(own.abs().max())
-    head = backbone.logits(backbone.body(**inputs).last_hidden_state)
+    try:
+        own = model(**inputs).logits.float()
+        head = backbone.logits(backbone.body(**inputs).last_hidden_state)
+        backbone.takes_masks = takes_masks(backbone, batch, head)
+        padded = backbone.logits(backbone.hidden_states(batch))[:, -ids.shape[1] :]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the model's own code; whatever it raises, this model is none for us
+        why = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{which} does not read batches as ppo_lib gives them ({type(error).__name__}: {why}); take another model"
+        ) from error
+    if not bool(torch.isfinite(own).all()):
+        raise BadInput(f"{which} gives logits that are NaN or infinite; its weights are damaged, or need another dtype")
+    scale, exact = float(own.abs().max()), model.dtype in (torch.float32, torch.float64)
     if not float((head - own).abs().max()) <= 1e-2 * scale:  # the same numbers, in a precision of their own
         raise BadInput(
-            f"model {backbone.name!r} ({model.config.model_type}) changes its logits after the output head "
-            "in a way that ppo_lib does not know; its log-probs would be wrong"
+            f"{which} changes its logits after the output head in a way that ppo_lib does not know; its log-probs "
+            "would be wrong"
         )
-    batch = pad_pairs([prompt, longer], [[1], [1]], backbone.pad_token_id).to(device)
-    padded = backbone.logits(backbone.hidden_states(batch))[:1, -ids.shape[1] :]
-    exact = model.dtype in (torch.float32, torch.float64)
-    if not float((padded - own).abs().max()) <= (1e-3 if exact else 0.2) * scale:
+    near = (1e-3 if exact else 0.2) * scale
+    if not float((padded[:1] - own).abs().max()) <= near:
         raise BadInput(
-            f"model {backbone.name!r} ({model.config.model_type}, {model.dtype}) gives other logits "
-            "when a prompt is padded on the left; its log-probs would depend on the batch"
+            f"{which} gives other logits when a prompt is padded on the left; its log-probs would depend on the batch"
         )
+    if not float((padded[2, :-1] - own[0, :-1]).abs().max()) <= near:
+        raise BadInput(
+            f"{which} reads tokens that come later, so it is no causal language model; set is_decoder in its "
+            "configuration if it was trained as one, or take another model"
+        )
+    try:
+        cached = logits_out_of_the_cache(backbone, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"{which} keeps no keys and values that ppo_lib could sample with ({type(error).__name__}: {why}); take a "
+            "model of attention layers"
+        ) from error
+    if not float((cached - padded[:, -cached.shape[1] :]).abs().max()) <= near:
+        raise BadInput(
+            f"{which} samples from its cache what it does not score; the log-probs of PPO would be those of another "
+            "distribution, so take another model"
+        )
+
+
+def takes_masks(backbone: "Backbone", batch: TokenBatch, wanted: Tensor) -> bool:
+    """Whether attention takes a mask of four dimensions as it is; some makes more of one of two, as of ALiBi.
+
+    Args:
+        backbone: the model.
+        batch: a few rows, of which the first is padded on the left.
+        wanted: ``(1, S, V)``, the logits of that row, unpadded.
+    """
+    if not backbone.sees_everything:
+        return False
+    try:
+        seen = backbone.logits(backbone.hidden_states(batch))[:1, -wanted.shape[1] :]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # the model's own code
+        return False
+    exact = backbone.causal_lm.dtype in (torch.float32, torch.float64)
+    return bool((seen - wanted).abs().max() <= (1e-3 if exact else 0.2) * wanted.abs().max())
+
+
+def logits_out_of_the_cache(backbone: "Backbone", batch: TokenBatch) -> Tensor:
+    """Logits ``(B, T + 1, V)`` as a sampler sees them: of the prompts' last tokens, then token by token."""
+    mask, cache, start, seen = batch.attention_mask, None, 0, []
+    for end in range(batch.prompt_width, batch.sequences.shape[1] + 1):
+        output = backbone.body(
+            input_ids=batch.sequences[:, start:end],
+            attention_mask=mask[:, :end],
+            position_ids=batch.position_ids[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache, start = output.past_key_values, end
+        if cache is None:
+            raise ValueError("it returns no past_key_values")
+        seen.append(backbone.logits(output.last_hidden_state[:, -1]))
+    return torch.stack(seen, dim=1)

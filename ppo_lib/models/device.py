@@ -1,16 +1,24 @@
 """What a device is told before a model goes there, and asked: how much it has held, what time it is when it is done."""
 
-import resource
 import sys
 import time
+from typing import Any
 
 import torch
 
+resource: Any
+try:
+    import resource
+except ImportError:  # Windows has none, and nothing else there tells a process its peak
+    resource = None
+
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the GPU's allocator, or of this process."""
+    """Most memory held so far: of the GPU's allocator, or of this process; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -3,7 +3,6 @@
 Weights are read from safetensors and GGUF only, and no code that comes with a model is run.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
+from ppo_lib.models.adapter_folders import base_name, check_finite, is_adapter, merge
 from ppo_lib.models.gguf import gguf_shape, is_gguf, load_gguf
 from ppo_lib.models.hub import HUB_ERRORS, how_to_pin, looks_like_a_name, pinned_model, reason
 
@@ -48,6 +46,8 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
         raise BadInput(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
     _, tokenizer = load_shape(path)
     where, revision = locate(path)
+    if isinstance(where, Path) and is_adapter(where):  # merged, so that any stage can stand on it
+        return merge(load_causal_lm(base_name(where), dtype)[0], where), tokenizer
     load: Any = AutoModelForCausalLM.from_pretrained  # its annotations forget the report
     with refusals(path):
         if isinstance(where, Path) and is_gguf(where):
@@ -63,6 +63,7 @@ def load_causal_lm(path: str | Path, dtype: str = "float32") -> tuple[PreTrained
             )
         if report["missing_keys"]:  # transformers would go on with random numbers in their place
             raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:3])}")
+    check_finite(causal_lm, path)
     return causal_lm, tokenizer
 
 
@@ -70,6 +71,12 @@ def load_shape(path: str | Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     """The configuration and the tokenizer of a causal language model, without its weights; errors as above."""
     transformers_logging.disable_progress_bar()  # a bar per weight is noise in a notebook; downloads keep theirs
     where, revision = locate(path)
+    if isinstance(where, Path) and is_adapter(where):
+        shape, own = load_shape(base_name(where))
+        if (where / "tokenizer_config.json").is_file():
+            with refusals(path):
+                own = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        return shape, own
     with refusals(path):
         if isinstance(where, Path) and is_gguf(where):
             config, tokenizer = gguf_shape(where)
@@ -103,13 +110,29 @@ def locate(path: str | Path) -> tuple[Path | str, str | None]:
         return pinned.name, pinned.commit
     place = Path(found)
     with reading(path):
-        if place.is_dir() or is_gguf(place):
+        if place.is_dir():
+            return inside_run(place), None
+        if is_gguf(place):
             return place, None
     remedy = how_to_pin(str(path)) if looks_like_a_name(str(path)) else "write OWNER/NAME@COMMIT"
     raise BadInput(
         f"model {str(path)!r} cannot be loaded: there is no such folder; give a folder in hub format, a "
         f".gguf file, 'smollm2' or '{registry.TOY}:sft', or, if a model of the hub is meant, {remedy}"
     )
+
+
+def inside_run(folder: Path) -> Path:
+    """The model's folder, where a run's folder was given: of ``align``, the policy's, or what there is so far.
+
+    Raises:
+        BadInput: a run that has not finished.
+    """
+    if not (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
+        return folder
+    for part in (".", "ppo", "sft"):
+        if (folder / part / "model").is_dir():
+            return folder / part / "model"
+    raise BadInput(f"{str(folder)!r} is a run that has not finished; go on with --resume, then use it as a model")
 
 
 def resolve(path: str | Path) -> Path | str:
@@ -119,51 +142,55 @@ def resolve(path: str | Path) -> Path | str:
 
 
 def eos_token_ids(causal_lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a response: a model may have several (a chat model's end of turn, say).
+    """Every id that ends a response: those that the model lists (a chat model's end of turn, say) and the tokenizer's.
+
+    The tokenizer's own comes first: it is the one that is appended where no chat template says otherwise. One that the
+    model has no embedding for can never be sampled, and is left out.
 
     Raises:
-        ValueError: there is none.
+        BadInput: there is none.
     """
-    ids = getattr(causal_lm.generation_config, "eos_token_id", None)
-    if ids is None:
-        ids = tokenizer.eos_token_id
-    if ids is None:
+    listed = getattr(causal_lm.generation_config, "eos_token_id", None)
+    ids = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
+    if tokenizer.eos_token_id is not None:
+        ids.insert(0, tokenizer.eos_token_id)
+    if not ids:
         raise BadInput("the model has no EOS token, so no response could ever end; set tokenizer.eos_token")
-    ids = [ids] if isinstance(ids, int) else list(ids)
-    if tokenizer.eos_token_id in ids:  # the tokenizer's own EOS first: it is the one that is appended
-        ids.insert(0, ids.pop(ids.index(tokenizer.eos_token_id)))
-    return ids
+    rows = int(causal_lm.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    usable = [i for i in dict.fromkeys(ids) if isinstance(i, int) and 0 <= i < rows]
+    if not usable:
+        raise BadInput(
+            f"the EOS tokens {ids} are outside of the model's vocabulary of {rows}; give the tokenizer that the model "
+            "was trained with, or resize the model's embedding"
+        )
+    return usable
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON file of a folder that should be ``what``.
+def usable_pad(tokenizer: PreTrainedTokenizerBase, vocabulary: int, eos: int) -> int:
+    """An id to fill the padding with. It is never read, so any that the model has does: often the tokenizer's is none.
 
-    Raises:
-        ValueError: it is not there, or cannot be read.
+    Args:
+        tokenizer: whose pad token is taken where the model knows it.
+        vocabulary: how many tokens the model knows.
+        eos: what is taken otherwise.
     """
-    try:
-        with reading(path):
-            if path.is_file():
-                return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{str(path)!r} is not JSON ({error}); was the folder saved to the end?") from error
-    raise BadInput(f"{str(path.parent)!r} is not {what}: it has no {path.name}")
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) and 0 <= pad < vocabulary else eos
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The most tokens that a sequence may have, or None where the model sets no limit.
 
-    Raises:
-        ValueError: it is missing or damaged.
+    Rotary positions of the kinds ``dynamic`` and ``longrope`` turn by other angles once the longest row of a batch is
+    beyond a length. Then a token's log-prob would depend on the rows beside it, so that length is the limit here.
     """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{str(path)!r} cannot be read: {error}; was the folder saved to the end?") from error
-
-
-def base_name(folder: str | Path) -> str:
-    """The name of the model that the adapter in a folder was made for, pinned where it came from the hub."""
-    config = read_json(Path(folder) / "adapter_config.json", "a PEFT adapter folder")
-    name, revision = config["base_model_name_or_path"], config.get("revision")
-    return f"{name}@{revision}" if revision and not Path(name).is_dir() else str(name)
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None) or {}
+    settings = [value for value in rotary.values() if isinstance(value, dict)] or [rotary]
+    limits = [
+        setting.get("original_max_position_embeddings")
+        for setting in settings
+        if setting.get("rope_type") in ("dynamic", "longrope")
+    ]
+    limits.append(getattr(text, "max_position_embeddings", None))
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)

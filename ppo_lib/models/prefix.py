@@ -8,6 +8,8 @@ The results are those of whole rows but for rounding; ``share_prefix: false`` re
     columns    | prefix, once | . . rest of the prompt, padded on the left | response . . |
 """
 
+import math
+import re
 from typing import Any
 
 import torch
@@ -19,6 +21,10 @@ from ppo_lib.models.tokens import TokenBatch
 ALIGNED = 8  # a GPU's attention kernels want rows of the mask to begin at such a multiple, and copy it otherwise
 WORTH = 16  # shared tokens below which a second pass through the model costs more than it saves
 
+WINDOW = re.compile(r"sliding_window|window_size|local_attention|attention_chunk_size|attention_window")
+CHANGING_ROTARY = {"dynamic", "longrope"}  # whose frequencies depend on the longest row
+ALIBI = ("bloom", "mpt")  # without a key that says so
+
 KeysValues = tuple[Tensor, Tensor]  # of one layer, (B, heads, columns, head_dim) each
 
 
@@ -26,12 +32,43 @@ def sees_everything(model: PreTrainedConfig) -> bool:
     """Whether every layer attends to all that came before; sliding windows and recurrent layers do not.
 
     A model whose rotary positions change with the longest row does not count either: its keys would change with what
-    follows them.
+    follows them. Nor does one with ALiBi, whose attention makes its numbers of a mask of two dimensions.
     """
     text = model.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    rotary = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
-    return kinds == {"full_attention"} and rotary not in ("dynamic", "longrope")
+    alibi = bool(getattr(text, "alibi", False)) or text.model_type in ALIBI
+    return (
+        kinds == {"full_attention"}
+        and shortest_window(text) is None
+        and not alibi
+        and not rotary_kinds(text) & CHANGING_ROTARY
+    )
+
+
+def rotary_kinds(config: PreTrainedConfig) -> set[str]:
+    """The kinds of rotary positions of a model; some have one for each kind of layer."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    each = [value for value in settings.values() if isinstance(value, dict)] or [settings]
+    return {str(setting.get("rope_type", "default")) for setting in each}
+
+
+def shortest_window(config: PreTrainedConfig) -> int | None:
+    """The fewest tokens that some layer looks back, or None where every layer sees the whole context.
+
+    Models say it under many names, and not all of them list a kind for each layer.
+    """
+    context = getattr(config, "max_position_embeddings", None) or math.inf
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    windows = [
+        value
+        for name, value in vars(config).items()
+        if WINDOW.search(name) and type(value) is int and 0 < value < context
+    ]
+    kinds = str(getattr(config, "attention_types", "") or getattr(config, "attention_layers", ""))
+    if kinds and "local" not in kinds:  # GPT-Neo, whose window counts in its local layers alone
+        return None
+    return min(windows, default=None)
 
 
 class Prefix:

@@ -18,6 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ppo_lib.errors import BadInput
 
+ANSWER = "the-answer-stands-here"  # to see what a chat template puts behind an answer
+ANCHORS = ("\n", ".", "x")  # texts that may stand before another without changing it
+
 
 @dataclass
 class TokenBatch:
@@ -41,6 +44,11 @@ class TokenBatch:
     lengths: list[tuple[int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.sequences.dim() != 2 or not len(self.sequences) or self.sequences.is_floating_point():
+            raise ValueError(
+                f"sequences has shape {tuple(self.sequences.shape)} and dtype {self.sequences.dtype}, but must be "
+                "(B, P + T) token ids, whole numbers, of at least one row"
+            )
         rows, width = self.sequences.shape
         if self.prompt_lengths.shape != (rows,) or self.response_lengths.shape != (rows,):
             raise ValueError(
@@ -124,7 +132,7 @@ def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The prompt as a chat model was trained to read it: a user's message, and the head of the answer.
 
     Raises:
-        ValueError: the tokenizer has no chat template.
+        BadInput: the tokenizer has no chat template, or one that cannot be used.
     """
     if tokenizer.chat_template is None:
         raise BadInput(
@@ -132,13 +140,71 @@ def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
             "the model's -Instruct version"
         )
     message = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    try:
+        return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs that others wrote
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise BadInput(
+            f"the tokenizer's chat template cannot be used ({why}); mend it in tokenizer_config.json or "
+            "chat_template.jinja, or set chat_template: false"
+        ) from error
+
+
+def closing_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Sequence[int], chat: bool = False) -> int:
+    """The token that ends an answer: in a chat, the one by which the template closes a turn; else the tokenizer's EOS.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        eos_token_ids: all that end a response, the tokenizer's own first.
+        chat: prompts are put into the chat template.
+    """
+    if not chat:
+        return eos_token_ids[0]
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = str(tokenizer.apply_chat_template(talk, tokenize=False))
+    except Exception:  # a template that knows no answers, or refuses this one
+        return eos_token_ids[0]
+    tail = tokenizer(text.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"]
+    return next((i for i in tail if i in eos_token_ids or i in tokenizer.all_special_ids), eos_token_ids[0])
+
+
+def plain_text(text: str, what: str) -> str:
+    """The text, if it is one that a tokenizer can read.
+
+    Raises:
+        BadInput: it is no text, or holds half a character: a lone surrogate, as in an emoji that was cut in two.
+    """
+    if not isinstance(text, str):
+        raise BadInput(f"{what} is {text!r:.60}, but must be text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{what} ({text[:40]!r}) holds half a character, {text[error.start]!r}, as of an emoji that was cut "
+            "in two; take it out"
+        ) from error
+    return text
+
+
+def list_of_texts(texts: Sequence[str], name: str) -> list[str]:
+    """The texts as a list, each of them checked.
+
+    Raises:
+        BadInput: a single text in place of a list of them, or one that is no text.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise BadInput(f"{name} is one text, {texts[:40]!r}, and would be read letter by letter; give a list of texts")
+    return [plain_text(text, f"{name[:-1] if name.endswith('s') else name} {i}") for i, text in enumerate(texts)]
 
 
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int | None = None, chat: bool = False
 ) -> list[list[int]]:
     """Token ids of each prompt, as a response would follow it (an EOS that the tokenizer appends is taken off).
+
+    A special token that is spelled out in a prompt is read as that token, so that prompts may bring a chat form of
+    their own; a beginning that the prompt spells out is not put before it a second time.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -147,15 +213,19 @@ def encode_prompts(
         chat: put each prompt into the tokenizer's chat template, which brings its own special tokens.
 
     Raises:
-        ValueError: no prompt, an empty one, or one that is too long, with its number and beginning.
+        BadInput: no prompt, an empty one, or one that is too long, with its number and beginning.
     """
+    prompts = list_of_texts(prompts, "prompts")
     if not prompts:
         raise BadInput("prompts is empty; give at least one text")
-    texts = [in_chat_form(tokenizer, prompt) for prompt in prompts] if chat else list(prompts)
+    texts = [in_chat_form(tokenizer, prompt) for prompt in prompts] if chat else prompts
     rows = [list(ids) for ids in tokenizer(texts, add_special_tokens=not chat)["input_ids"]]
+    first = getattr(tokenizer, "bos_token_id", None)
     for i, (ids, text) in enumerate(zip(rows, prompts, strict=True)):
         if not chat and tokenizer.eos_token_id is not None and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids.pop()
+        if first is not None and len(ids) > 2 and ids[0] == ids[1] == first:
+            del ids[0]
         if not ids:
             raise BadInput(f"prompt {i} ({text[:40]!r}) has no token; a response needs something to answer")
         if max_length is not None and len(ids) > max_length:
@@ -163,6 +233,65 @@ def encode_prompts(
                 f"prompt {i} ({text[:40]!r}...) has {len(ids)} tokens, but at most {max_length} fit; shorten or drop it"
             )
     return rows
+
+
+def encode_responses(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> list[list[int]]:
+    """Token ids of responses, without an EOS, as they would have been sampled behind a prompt.
+
+    A special token that is spelled out in a response stays text: nobody sampled it. Only an EOS at the very end is
+    taken for the end that it means. Some tokenizers put a blank before whatever they read; behind a prompt there is
+    none.
+    """
+    texts = [text.removesuffix(str(tokenizer.eos_token or "")) for text in list_of_texts(responses, "responses")]
+    anchor = anchor_of(tokenizer)
+    if not texts:
+        return []
+    rows = tokenizer([anchor + text for text in texts], add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
+    before = tokenizer(anchor, add_special_tokens=False)["input_ids"] if anchor else []
+    return [list(ids[len(before) :]) for ids in rows]
+
+
+def anchor_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to put before a text to have it read as the middle of one: nothing, for most tokenizers.
+
+    Those after SentencePiece put a blank before a text, and take it off when they write one. So ``yes`` and `` yes``
+    become the same tokens, or come back as the same text, and a sampled answer is not what is read of it later.
+    """
+    if reads_as_written(tokenizer, ""):
+        return ""
+    return next((anchor for anchor in ANCHORS if reads_as_written(tokenizer, anchor)), "")
+
+
+def reads_as_written(tokenizer: PreTrainedTokenizerBase, anchor: str) -> bool:
+    """Whether a word with a blank before it and one without keep that difference behind the anchor, both ways."""
+    start = tokenizer(anchor, add_special_tokens=False)["input_ids"] if anchor else []
+    seen = []
+    for text in ("a", " a"):
+        ids = list(tokenizer(anchor + text, add_special_tokens=False)["input_ids"])
+        if ids[: len(start)] != start or text_after(tokenizer, start, ids[len(start) :]) != text:
+            return False
+        seen.append(ids)
+    return seen[0] != seen[1]
+
+
+def text_after(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of token ids that stand behind others, special tokens left out."""
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    if not before:
+        return str(tokenizer.decode(list(ids), **options))
+    whole, start = (str(tokenizer.decode(list(x), **options)) for x in ([*before, *ids], before))
+    return whole[len(start) :]
+
+
+def shortened(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], limit: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of which no pair is longer than ``limit``: prompts lose their beginning, then responses their end."""
+    answers = [list(ids[: limit - 1]) for ids in responses]
+    asked = [list(ids[-max(1, limit - len(answer)) :]) for ids, answer in zip(prompts, answers, strict=True)]
+    return asked, answers
 
 
 def pad_pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_token_id: int) -> TokenBatch:
@@ -173,6 +302,8 @@ def pad_pairs(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int
     """
     if len(prompts) != len(responses) or not prompts:
         raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; give the same number, at least one")
+    if not isinstance(pad_token_id, int):
+        raise ValueError(f"pad_token_id is {pad_token_id!r}, but must be a token id; any will do, it is never read")
     width, length = max(map(len, prompts)), max(map(len, responses))
     sequences = torch.full((len(prompts), width + length), pad_token_id)
     for row, prompt, response in zip(sequences, prompts, responses, strict=True):
@@ -211,7 +342,7 @@ def pair_ids(
     if len(prompts) != len(responses):
         raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses; give the same number")
     prompt_ids = encode_prompts(tokenizer, prompts, chat=chat)
-    response_ids = [[*ids, eos_token_id] for ids in tokenizer(list(responses), add_special_tokens=False)["input_ids"]]
+    response_ids = [[*ids, eos_token_id] for ids in encode_responses(tokenizer, responses)]
     for i, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
         if max_length is not None and len(prompt) + len(response) > max_length:
             raise BadInput(
@@ -247,13 +378,24 @@ def encode_pairs(
     return pad_pairs(*pair_ids(tokenizer, prompts, responses, eos_token_id, max_length, chat), pad_token_id)
 
 
-def decode_responses(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:
-    """The text of each response: its counted tokens, special tokens such as the EOS left out."""
+def decode_responses(
+    tokenizer: PreTrainedTokenizerBase, batch: TokenBatch, eos_token_ids: Sequence[int] = ()
+) -> list[str]:
+    """The text of each response: its counted tokens; what ends it, and other special tokens, left out.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        batch: with the responses.
+        eos_token_ids: ids that end a response; they need not be special tokens.
+    """
     rows = [row[:n].tolist() for row, n in zip(batch.responses, batch.response_lengths.tolist(), strict=True)]
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rows]
+    rows = [ids[:-1] if ids and ids[-1] in eos_token_ids else ids for ids in rows]
+    anchor = anchor_of(tokenizer)
+    before = tokenizer(anchor, add_special_tokens=False)["input_ids"] if anchor else []
+    return [text_after(tokenizer, before, ids) for ids in rows]
 
 
 def decode_prompts(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:
     """The text of each prompt, special tokens left out."""
     rows = zip(batch.sequences[:, : batch.prompt_width], batch.prompt_lengths.tolist(), strict=True)
-    return [str(tokenizer.decode(row[len(row) - n :].tolist(), skip_special_tokens=True)) for row, n in rows]
+    return [text_after(tokenizer, [], row[len(row) - n :].tolist()) for row, n in rows]

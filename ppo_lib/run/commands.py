@@ -11,7 +11,7 @@ from ppo_lib.models import registry
 from ppo_lib.models.hub import current
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.parallel.processes import Processes
-from ppo_lib.run.data import load_pairs, load_prompts
+from ppo_lib.run.data import load_pairs, load_prompts, quiet
 from ppo_lib.run.evaluation import (
     EvaluationConfig,
     before_and_after,
@@ -265,13 +265,13 @@ def check_inputs(configs: dict[str, Any], how: EvaluationConfig) -> None:
     check_temperature(ppo, how)
     if "rank" in configs:
         load_labeler(configs["rank"].labeler)
-        load_prompts(configs["rank"].prompts)
+        load_prompts(configs["rank"].prompts, say=quiet)
     elif "reward" in configs:
-        load_pairs(configs["reward"].data)
+        load_pairs(configs["reward"].data, say=quiet)
     if "reward" in configs and how.pairs is not None:
-        load_pairs(how.pairs)
-    load_prompts(ppo.prompts)
-    load_prompts(how.prompts or ppo.prompts, "heldout")
+        load_pairs(how.pairs, say=quiet)
+    load_prompts(ppo.prompts, say=quiet)
+    load_prompts(how.prompts or ppo.prompts, "heldout", quiet)
     if ppo.heldout_judge is not None:
         check_judge(ppo.heldout_judge, ppo, "heldout_judge")
 

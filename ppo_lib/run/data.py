@@ -8,6 +8,10 @@ A source is one text:
 """
 
 import json
+import re
+import reprlib
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,49 +21,70 @@ from typing import Any, TypeVar
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
 from ppo_lib.models.hub import HUB_ERRORS, Pinned, how_to_pin, looks_like_a_name, pinned_data, reason
+from ppo_lib.run.rows import LeftOut, Missing, check_characters, texts_of
 from ppo_lib.trainers.configuration import ConfigError
 from ppo_lib.trainers.reward import pairs_from_ranking
 
 Give = TypeVar("Give", bound=Callable[..., Any])
-# Under which names data sets keep what is looked for; the first that a row has is taken.
-NAMES: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "question", "instruction"),
-    "response": ("response", "answer", "completion", "messages", "chosen"),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "answer": ("answer", "solution"),
-}
+Say = Callable[[str], None]
+LINE_END = re.compile(r"\r\n|\n|\r")  # not splitlines, see ppo_lib.book.jsonl.parse_lines; a lone \r is an old Mac's
 
 
-def load_demonstrations(source: str) -> list[tuple[str, str]]:
+def warn(text: str) -> None:
+    """Say it as a warning, where nobody else does."""
+    warnings.warn(text, stacklevel=3)
+
+
+def quiet(text: str) -> None:
+    """Say nothing: what is read a second time has been said."""
+
+
+def load_demonstrations(source: str, say: Say = warn) -> list[tuple[str, str]]:
     """Pairs of prompt and response.
 
     Args:
         source: see the module.
+        say: is told how many rows were left out, and why.
 
     Raises:
         ConfigError: data that cannot be had, is empty, or lacks one of these texts; names the line or row.
     """
     if found := registry.find(source):
         return owned(source, found.demonstrations, "demonstrations")()
-    return [(prompt, response) for prompt, response in read_texts(source, ("prompt", "response"))]
+    return [(prompt, response) for prompt, response in read_texts(source, ("prompt", "response"), say)]
 
 
-def load_pairs(source: str, split: str = "train") -> list[tuple[str, str, str]]:
+def load_pairs(source: str, split: str = "train", say: Say = warn) -> list[tuple[str, str, str]]:
     """Comparisons ``(prompt, chosen, rejected)``.
 
     Args:
         source: see the module; a file may hold comparisons or rankings, which give all their pairs.
         split: ``train`` or ``heldout``, of a registered source; files and data sets have one split each.
+        say: as for :func:`load_demonstrations`.
 
     Raises:
-        ConfigError: as :func:`load_demonstrations`.
+        ConfigError: as :func:`load_demonstrations`; and comparisons that contradict each other altogether.
     """
     if found := registry.find(source):
         return owned(source, found.pairs, "comparisons")(split)
     if rankings := read_rankings(source):
         return [pair for prompt, ranked in rankings for pair in pairs_from_ranking(prompt, ranked)]
-    return [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"))]
+    pairs = [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"), say)]
+    opposed = contradictions(pairs)
+    if opposed == len(pairs):
+        raise ConfigError(
+            f"{Path(source).name}: each of its {len(pairs)} pairs stands there in both orders, as often in one as in "
+            "the other, so that nothing can be learned; leave one order out"
+        )
+    if opposed:
+        say(f"{Path(source).name}: {opposed} of {len(pairs)} pairs contradict each other (both orders), and stay")
+    return pairs
+
+
+def contradictions(pairs: Sequence[tuple[str, str, str]]) -> int:
+    """How many pairs are outweighed by the same pair in the other order."""
+    count = Counter(pairs)
+    return sum(2 * min(n, count[p, b, a]) for (p, a, b), n in count.items() if a < b)
 
 
 def read_rankings(source: str) -> list[tuple[str, list[str]]]:
@@ -83,18 +108,18 @@ def read_rankings(source: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def load_prompts(source: str, split: str = "train") -> list[str]:
+def load_prompts(source: str, split: str = "train", say: Say = warn) -> list[str]:
     """Prompts to practise on; arguments and errors as :func:`load_pairs`."""
     if found := registry.find(source):
         return owned(source, found.prompts, "prompts")(split)
-    return [prompt for (prompt,) in read_texts(source, ("prompt",))]
+    return [prompt for (prompt,) in read_texts(source, ("prompt",), say)]
 
 
-def load_problems(source: str) -> list[tuple[str, str]]:
+def load_problems(source: str, say: Say = warn) -> list[tuple[str, str]]:
     """Pairs of prompt and the known answer, for :class:`ppo_lib.run.judge_names.ExactAnswer`; errors as above."""
     if found := registry.find(source):
         return owned(source, found.problems, "exact answers")()
-    return [(prompt, answer) for prompt, answer in read_texts(source, ("prompt", "answer"))]
+    return [(prompt, answer) for prompt, answer in read_texts(source, ("prompt", "answer"), say)]
 
 
 def owned(source: str, give: Give | None, what: str) -> Give:
@@ -108,8 +133,8 @@ def owned(source: str, give: Give | None, what: str) -> Give:
     return give
 
 
-def read_texts(source: str, keys: Sequence[str]) -> list[list[str]]:
-    """The texts under ``keys`` of every row; other columns are ignored.
+def read_texts(source: str, keys: tuple[str, ...], say: Say) -> list[list[str]]:
+    """The texts under ``keys`` of every row that can be read without losing meaning; other columns are ignored.
 
     Raises:
         ConfigError: as :func:`load_demonstrations`.
@@ -120,16 +145,30 @@ def read_texts(source: str, keys: Sequence[str]) -> list[list[str]]:
     if pinned is None and not is_file and looks_like_a_name(source):
         raise ConfigError(f"data {source!r} is no file here; for a data set, {how_to_pin(source, 'dataset')}")
     wanted = "{" + ", ".join(f'"{key}": ...' for key in keys) + "}"
-    rows = []
+    rows, left_out, first, name = [], Counter[str](), "", Path(source).name
     for where, row in read_hub(source, pinned) if pinned else read_file(source, wanted):
-        texts = [text_of(row, key) for key in keys]
-        for key, text in zip(keys, texts, strict=True):
-            if not isinstance(text, str) or (key == "prompt" and not text.strip()):
-                has = known_columns(row) if pinned else ""  # a file can be looked into, a data set not so easily
-                raise ConfigError(f"{where}: {key} is {text!r}, but each line must be {wanted}{has}")
-        rows.append([str(text) for text in texts])
+        try:
+            texts = texts_of(row, keys)
+        except LeftOut as reason:
+            left_out[str(reason)] += 1
+            first = first or where
+            continue
+        except Missing as missing:
+            has = known_columns(row) if pinned else ""  # a file can be looked into, a data set not so easily
+            value = reprlib.repr(missing.value)
+            raise ConfigError(f"{where}: {missing.key} is {value}, but each line must be {wanted}{has}") from missing
+        check_characters(texts, where)
+        rows.append(texts)
+    count = left_out.total()
+    reasons = ", ".join(f"{n:,} with {reason}" for reason, n in left_out.most_common())
+    if not rows and count:
+        raise ConfigError(f"{first}: none of the {count:,} rows can be used: {reasons}; each line must be {wanted}")
     if not rows:
-        raise ConfigError(f"{Path(source).name}: holds no line; each line must be {wanted}")
+        raise ConfigError(f"{name}: holds no line; each line must be {wanted}")
+    if count:
+        say(
+            f"{name}: {count:,} of {count + len(rows):,} rows left out: {reasons}; the first is {first.split(', ')[-1]}"
+        )
     return rows
 
 
@@ -138,43 +177,15 @@ def known_columns(row: Any) -> str:
     return f"; its columns are {', '.join(row)}" if isinstance(row, Mapping) else ""
 
 
-def text_of(row: Any, key: str) -> Any:
-    """What a row holds under ``key``: a text, or the part of a conversation that ``key`` means; else what is there.
-
-    A conversation is a list of ``{"role": ..., "content": ...}``. Its last message is the response, and the one before
-    it the prompt, where the row has no prompt of its own. Several turns are no single prompt, and count as missing.
-    """
-    if not isinstance(row, Mapping):
-        return None
-    name = next((name for name in NAMES[key] if name in row), None)
-    if name is None and key == "prompt":
-        name = next((name for name in ("messages", "chosen") if is_conversation(row.get(name))), None)
-        return prompt_of(row[name]) if name else None
-    value: Any = row.get(name) if name else None
-    if not is_conversation(value):
-        return value
-    return prompt_of([*value, {}]) if key == "prompt" else value[-1]["content"]
-
-
-def is_conversation(value: Any) -> bool:
-    """Whether ``value`` is a list of messages."""
-    return isinstance(value, list) and bool(value) and all(isinstance(m, Mapping) and "content" in m for m in value)
-
-
-def prompt_of(messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """The user's message, where exactly one stands before the last message."""
-    return messages[0]["content"] if len(messages) == 2 and messages[0].get("role") == "user" else None
-
-
 def read_file(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
     """The rows of a JSONL file with their places; blank lines are skipped.
 
     Raises:
-        ConfigError: no such file, or a line that is not JSON.
+        ConfigError: no such file, or a line that is not JSON, names a column twice, or is nested beyond all use.
     """
     path = Path(source)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines, see ppo_lib.book.jsonl.parse_lines
+        lines = LINE_END.split(path.read_bytes().decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(
@@ -184,9 +195,25 @@ def read_file(source: str, wanted: str) -> Iterator[tuple[str, Any]]:
         where = f"{path.name}, line {number}"
         if line.strip():
             try:
-                yield where, json.loads(line)
+                yield where, json.loads(line, object_pairs_hook=once)
+            except Twice as error:
+                raise ConfigError(f"{where}: has {str(error)!r} twice; give each column once") from error
+            except RecursionError as error:
+                raise ConfigError(f"{where}: is nested too deep to be read; each line must be {wanted}") from error
             except ValueError as error:
                 raise ConfigError(f"{where}: is not JSON; each line must be {wanted}") from error
+
+
+class Twice(Exception):
+    """A JSON object with one key twice; its message is the key."""
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values under one key Python would keep the last, without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Twice(next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1))
+    return found
 
 
 def read_hub(source: str, pinned: Pinned) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -16,7 +16,7 @@ from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.models.tokens import TokenBatch, decode_responses
+from ppo_lib.models.tokens import TokenBatch
 from ppo_lib.models.world import ALONE
 from ppo_lib.run.data import load_pairs, load_prompts
 from ppo_lib.run.files import write_atomic
@@ -166,7 +166,7 @@ def greedy(trainer: PPOTrainer, rows: Sequence[int], how: EvaluationConfig, gene
     actor = trainer.policy.actor
     ids = [trainer.prompt_ids[row] for row in rows]
     drawn = sample(actor.backbone, ids, trainer.config.max_new_tokens, 0.0, actor.adapter, generator)
-    texts = decode_responses(actor.backbone.tokenizer, drawn.batch)
+    texts = actor.backbone.response_texts(drawn.batch)
     scores = trainer.judge([trainer.prompts[row] for row in rows], texts, drawn.batch, drawn.finished).tolist()
     lengths, finished = drawn.batch.response_lengths.double(), drawn.finished.double()
     metrics = {"response_length": float(lengths.mean()), "eos_rate": float(finished.mean())}

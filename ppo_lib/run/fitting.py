@@ -71,6 +71,7 @@ def fit(
         world = run.world
         yield from iterate(trainer, run, checkpoint_every, progress)
         if isinstance(trainer, Calibrating) and (world.first or world.sharded):  # those that save
+            run.save_model(trainer)  # whatever happens in that last step, what was trained is there
             found = trainer.calibrate()
             if say is not None:
                 say(found)

@@ -301,8 +301,8 @@ class RunFolder:
         with writing(self.path / "checkpoints"):
             save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
 
-    def finish(self, trainer: Trainer) -> None:
-        """Save the final model, then the manifest, whose presence says that the run is done."""
+    def save_model(self, trainer: Trainer) -> None:
+        """Save the model as it is now."""
         temporary = self.path / f"{TEMPORARY}{self.product}"
         with writing(self.model):
             if self.world.first:
@@ -313,6 +313,12 @@ class RunFolder:
             if not self.world.first:
                 return
             replace_folder(temporary, self.model)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Save the final model, then the manifest, whose presence says that the run is done."""
+        self.save_model(trainer)
+        if not self.world.first:
+            return
         description = manifest(
             to_mapping(trainer.config),
             seconds=self.elapsed(),

@@ -26,11 +26,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
+from ppo_lib.models.adapter_folders import REWARD_HEAD, base_name, same_model
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.files import notes_in
 from ppo_lib.models.hub import pinned_model, reason
-from ppo_lib.models.loading import LOADING_ERRORS, base_name
+from ppo_lib.models.loading import LOADING_ERRORS, context_length
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.run.data import load_problems
+from ppo_lib.run.samplers import trained_in_chat
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.judging import RewardFunction
 
@@ -62,15 +65,35 @@ def load_judge(
     if function := known_function(name, config):
         return function
     if place := own_folder(name):
-        base = base_name(place)
-        shared = backbone
-        if base != backbone.name:
-            dtype = str(backbone.causal_lm.dtype).removeprefix("torch.")
-            shared = Backbone.from_pretrained(base, str(backbone.device), dtype, backbone.chat_template, backbone.world)
-        return RewardModel.from_pretrained(place, shared)
+        return load_own(place, backbone)
     if is_published(name):
         return PublishedRewardModel(name, backbone.device)
     return import_function(name, key)
+
+
+def load_own(place: Path, backbone: Backbone) -> RewardModel:
+    """A reward model that this library wrote: on the policy's backbone where it was trained on that, else on its own.
+
+    It reads prompts in the form in which it was trained, whatever the policy's is: a chat template or none.
+    """
+    chat, base = form_of(place), base_name(place)
+    if same_model(base, backbone.name):
+        model = RewardModel.from_pretrained(place, backbone)
+    else:
+        dtype = str(backbone.causal_lm.dtype).removeprefix("torch.")
+        own = Backbone.from_pretrained(base, str(backbone.device), dtype, bool(chat), backbone.world)
+        model = RewardModel.from_pretrained(place, own)
+    if chat is not None:
+        model.chat_template = chat
+    return model
+
+
+def form_of(place: Path) -> bool | None:
+    """Whether a reward model of our own reads prompts in a chat template; None where neither it nor its run says so."""
+    if (noted := notes_in(place / REWARD_HEAD).get("chat_template")) is not None:
+        return noted == "true"
+    with reading(place):
+        return trained_in_chat(place) if (place.parent / "config.yaml").is_file() else None
 
 
 def check_judge(name: str, config: PPOConfig, key: str) -> None:
@@ -98,7 +121,11 @@ def own_folder(name: str) -> Path | None:
     source = registry.find(name)
     folder = source.reward_model() if source and source.reward_model else Path(name)
     with reading(name):
-        return folder if (folder / "reward_head.safetensors").exists() else None
+        places = [folder, folder / "model", folder / "reward" / "model"]  # the model's, its run's, that of align
+        found = next((place for place in places if (place / REWARD_HEAD).exists()), None)
+        if found is None and (folder / "value_head.safetensors").exists():
+            raise ConfigError(f"{name!r} holds a policy, which writes texts and scores none; give a reward model")
+        return found
 
 
 def is_published(name: str) -> bool:
@@ -151,22 +178,42 @@ class PublishedRewardModel:
         if report["missing_keys"]:
             raise ConfigError(f"judge {name!r} {NO_REWARD_MODEL}")
         self.model, self.tokenizer, self.microbatch = model.to(device).eval(), tokenizer, microbatch
-        self.model.config.pad_token_id = tokenizer.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+        self.name, self.context_length = name, context_length(model.config)
+        known, pad = int(model.get_input_embeddings().weight.shape[0]), model.config.get_text_config().pad_token_id
+        self.pad = pad if pad is not None and 0 <= pad < known else None
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """One raw score per response."""
+        """One raw score per response, as the model gives it to that conversation alone.
+
+        What is longer than the model's context loses its beginning: the answer counts, and its end is where the score
+        is read.
+        """
         chats = [
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         texts = [self.tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
-        scores: list[float] = []
-        for start in range(0, len(texts), self.microbatch):
-            microbatch = texts[start : start + self.microbatch]
-            inputs = self.tokenizer(microbatch, add_special_tokens=False, padding=True, return_tensors="pt")
-            logits = self.model(**inputs.to(self.model.device)).logits
-            scores += logits.squeeze(-1).float().tolist()
+        rows = [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        if self.context_length is not None:
+            rows = [ids[-self.context_length :] for ids in rows]
+        starts = range(0, len(rows), self.microbatch)
+        return [score for start in starts for score in self.score(rows[start : start + self.microbatch])]
+
+    def score(self, rows: list[list[int]]) -> list[float]:
+        """Scores of some token ids, padded on the right.
+
+        A classifier reads its score at the last token that is no padding, by the pad id in its configuration. One that
+        has none reads the very last token of a text alone; so the padding is an id that none of these texts has.
+        """
+        pad, width = self.pad, max(map(len, rows))
+        if pad is None:
+            used = {token for ids in rows for token in ids}
+            pad = next(token for token in range(len(used) + 1) if token not in used)
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=self.model.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.model.device)
+        self.model.config.get_text_config().pad_token_id = pad
+        scores: list[float] = self.model(input_ids=ids, attention_mask=mask).logits.squeeze(-1).float().tolist()
         return scores
 
 

@@ -15,6 +15,7 @@ SFT, reward training and DPO hold less: no critic and no rollout, but a microbat
 and its longest answer together. Sizes come from configurations, tokenizer and texts; no weights are read.
 """
 
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -36,16 +37,17 @@ from transformers.pytorch_utils import Conv1D
 
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
+from ppo_lib.models.adapter_folders import read_settings, same_model
 from ppo_lib.models.adapters import adapter_dtype, add_adapter
 from ppo_lib.models.backbone import MAX_LOGITS
 from ppo_lib.models.hub import pinned_model
-from ppo_lib.models.loading import DTYPES, base_name, load_shape, read_json, refusals
+from ppo_lib.models.loading import DTYPES, context_length, load_shape, refusals
 from ppo_lib.models.prefix import sees_everything
 from ppo_lib.models.recomputing import blocks_of
-from ppo_lib.models.tokens import encode_prompts
+from ppo_lib.models.tokens import encode_prompts, encode_responses
 from ppo_lib.models.world import ALONE, World
-from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
-from ppo_lib.run.judge_names import VERIFIABLE
+from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts, quiet
+from ppo_lib.run.judge_names import VERIFIABLE, own_folder
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.run.stages import CALIBRATION_ANSWERS, CALIBRATION_TOKENS
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
@@ -257,7 +259,12 @@ def kept_per_token(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int) 
     try:
         one, two = (kept_by_blocks(model, dtype, lora_rank, blocks) for blocks in (1, 2))
         return one + (two - one) * (model.get_text_config().num_hidden_layers - 1)
-    except RuntimeError:  # a mixture of experts, say, looks at numbers
+    except Exception as error:  # a mixture of experts, say, looks at numbers; ALiBi wants a mask of two dimensions
+        warnings.warn(
+            f"what a {model.model_type!r} model keeps for the backward pass cannot be counted "
+            f"({type(error).__name__}); the memory plan estimates it from the sizes of its layers",
+            stacklevel=2,
+        )
         layers, itemsize = adapted_layers(empty_model(model)), dtype.itemsize
         adapter = adapter_dtype(dtype).itemsize
         read = adapter * bool(lora_rank and itemsize < adapter)  # what an adapter reads, in float32
@@ -317,9 +324,13 @@ def adapted_layers(model: PreTrainedModel) -> list[tuple[int, int]]:
 def cache_bytes_per_token(model: PreTrainedConfig, itemsize: int) -> int:
     """Bytes of keys and values that one token leaves in all layers."""
     text = model.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * size * itemsize
+    try:
+        every = getattr(text, "num_attention_heads", None) or 1
+        heads = getattr(text, "num_key_value_heads", None) or every
+        width = heads * (getattr(text, "head_dim", None) or text.hidden_size // every)
+    except Exception:  # heads that differ from layer to layer, or have other names: at most the model's width
+        width = text.hidden_size
+    return 2 * text.num_hidden_layers * width * itemsize
 
 
 def megabytes(count: int) -> str:
@@ -346,7 +357,7 @@ def memory_plan(
     if stage not in ("ppo", "grpo"):
         prompt, answer = longest_texts(stage, config, shape, tokenizer)
         return plan_training(stage, shape, known, prompt, answer, world.size, world.parts)
-    prompts = [text + config.prompt_suffix for text in load_prompts(config.prompts)]
+    prompts = [text + config.prompt_suffix for text in load_prompts(config.prompts, say=quiet)]
     longest = max(map(len, encode_prompts(tokenizer, prompts, chat=config.chat_template)))
     longest = min(longest, config.max_prompt_tokens or longest)
     plan = plan_memory(shape, known, longest, processes=world.size, parts=world.parts)
@@ -374,19 +385,17 @@ def judge_bytes(
     source = registry.find(name) if name else None
     if folder is None and (name is None or name in VERIFIABLE or (source and source.reward_model is None)):
         return 0, 0
-    own = source.reward_model() if source and source.reward_model else str(name)
-    place = Path(folder or own)
-    with reading(place):
-        ours = (place / "adapter_config.json").is_file()
-    if ours:
-        shared = folder is not None or base_name(place) == registry.exact_model(model)
-        shape = empty_model(load_shape(model if shared else base_name(place))[0])
-        rank = read_json(place / "adapter_config.json", "a PEFT adapter folder")["r"]
+    place = folder or own_folder(str(name))
+    if place:
+        settings = read_settings(place)
+        shared = folder is not None or same_model(settings.base, model)
+        shape, rank = empty_model(load_shape(model if shared else settings.base)[0]), settings.rank
         weights = 0 if shared else (parameters(shape) - elsewhere(shape, parts)) * DTYPES[config.dtype].itemsize
         return weights, adapter_bytes(shape, rank, DTYPES[config.dtype]) + head_bytes(shape)
-    pinned = pinned_model(str(name))
-    if not pinned and not (place / "config.json").is_file():
-        return 0, 0
+    pinned, place = pinned_model(str(name)), Path(str(name))
+    with reading(place):
+        if not pinned and not (place / "config.json").is_file():
+            return 0, 0
     with refusals(str(name)), torch.device("meta"):
         where, commit = (pinned.name, pinned.commit) if pinned else (str(place), None)
         shape = AutoConfig.from_pretrained(where, revision=commit, trust_remote_code=False)
@@ -410,13 +419,13 @@ def longest_texts(
 ) -> tuple[int, int]:
     """Tokens of the longest prompt and of the longest answer, its EOS included, of those that are trained on."""
     rows: Sequence[tuple[str, ...]]
-    rows = load_demonstrations(config.data) if stage == "sft" else load_pairs(config.data)
+    rows = load_demonstrations(config.data, quiet) if stage == "sft" else load_pairs(config.data, say=quiet)
     prompts = map(len, encode_prompts(tokenizer, [row[0] for row in rows], chat=config.chat_template))
     texts = list(chain.from_iterable(row[1:] for row in rows))
-    lengths = [len(ids) + 1 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    lengths = [len(ids) + 1 for ids in encode_responses(tokenizer, texts)]
     each = len(texts) // len(rows)
     answers = [max(lengths[i : i + each]) for i in range(0, len(lengths), each)]
-    limit = config.max_length or getattr(shape.get_text_config(), "max_position_embeddings", None)
+    limit = config.max_length or context_length(shape)
     found = list(zip(prompts, answers, strict=True))
     kept = [both for both in found if limit is None or sum(both) <= limit or not config.drop_longer] or found
     return max(prompt for prompt, _ in kept), max(answer for _, answer in kept)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from ppo_lib.errors import reading
 from ppo_lib.models.actor_critic import ActorCritic
+from ppo_lib.models.adapter_folders import CONFIG, REWARD_HEAD, base_name
 from ppo_lib.models.backbone import Backbone
-from ppo_lib.models.loading import base_name, resolve
+from ppo_lib.models.loading import inside_run
 from ppo_lib.trainers.configuration import ConfigError, load_yaml
 
 
@@ -21,22 +22,15 @@ def load_sampler(name: str, device: str, chat_template: bool | None = None) -> t
     Raises:
         ValueError: a reward model, an unfinished run, no model, or no chat template where one is wanted.
     """
-    folder = Path(name)
     with reading(name):
-        inside = [path for path in (folder / "ppo" / "model", folder / "model") if path.is_dir()]
-    if not inside and (folder / "config.yaml").exists():
-        raise ConfigError(f"{name!r} is a run that has not finished; go on with --resume, then sample")
-    folder = inside[0] if inside else folder
-    if (folder / "reward_head.safetensors").exists():
+        folder = inside_run(Path(name))
+        within = folder if folder.is_dir() else None
+    if (folder / REWARD_HEAD).exists():
         raise ConfigError(f"{name!r} holds a reward model, which scores texts and writes none; give a policy")
     chat = trained_in_chat(folder) if chat_template is None else chat_template
-    if not (folder / "adapter_config.json").exists():
-        return Backbone.from_pretrained(folder if inside else name, device=device, chat_template=chat), None
-    base = base_name(folder)
-    beside = folder.parent.parent / "sft" / "model"  # of align, wherever its folder was moved to
-    if not Path(resolve(base)).exists() and beside.is_dir():
-        base = str(beside)
-    backbone = Backbone.from_pretrained(base, device=device, chat_template=chat)
+    if not (folder / "value_head.safetensors").exists() or not (folder / CONFIG).exists():
+        return Backbone.from_pretrained(within or name, device=device, chat_template=chat), None
+    backbone = Backbone.from_pretrained(base_name(folder), device=device, chat_template=chat)
     return ActorCritic.from_pretrained(folder, backbone).backbone, "policy"
 
 

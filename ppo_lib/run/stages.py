@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.device import allow_tf32
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.models.tokens import decode_responses
+from ppo_lib.models.tokens import encode_responses
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
 from ppo_lib.run.judge_names import load_judge
@@ -65,24 +67,26 @@ def build(
     backbone.fused_lora = getattr(config, "fused_lora", True)
     allow_tf32(getattr(config, "tf32", False))
     if stage == "sft":
-        demonstrations = short_enough(load_demonstrations(config.data), config, backbone, world)
+        demonstrations = short_enough(load_demonstrations(config.data, world.say), config, backbone, world)
         return SFTTrainer(config, backbone, demonstrations, world)
     if stage == "reward":
         reward_model = RewardModel(backbone, config.lora_rank, seed=config.seed)
-        pairs = short_enough(load_pairs(config.data), config, backbone, world)
+        pairs = short_enough(load_pairs(config.data, say=world.say), config, backbone, world)
         return CalibratedRewardTrainer(config, reward_model, pairs, world)
     if stage == "dpo":
         policy = ActorCritic(backbone, config.lora_rank, config.seed)
-        return DPOTrainer(config, policy, short_enough(load_pairs(config.data), config, backbone, world), world)
+        return DPOTrainer(
+            config, policy, short_enough(load_pairs(config.data, say=world.say), config, backbone, world), world
+        )
     if backbone.context_length is not None and config.max_new_tokens >= backbone.context_length:
         raise ConfigError(
             f"max_new_tokens is {config.max_new_tokens}, but the model's context is {backbone.context_length} tokens, "
             "prompt included; lower it"
         )
     if stage == "grpo":
-        ppo = ppo_trainer(config.rollout(), backbone, load_prompts(config.prompts), reward, world=world)
+        ppo = ppo_trainer(config.rollout(), backbone, load_prompts(config.prompts, say=world.say), reward, world=world)
         return GRPOTrainer(config, ppo.policy, ppo.prompts, ppo.reward, ppo.monitors.get("gold"), world)
-    return ppo_trainer(config, backbone, load_prompts(config.prompts), reward, world=world)
+    return ppo_trainer(config, backbone, load_prompts(config.prompts, say=world.say), reward, world=world)
 
 
 def ppo_trainer(
@@ -113,7 +117,23 @@ def ppo_trainer(
     if config.max_prompt_tokens is not None:
         lengths = map(len, backbone.encode_prompts(asked))
         asked = keep(asked, lengths, config.max_prompt_tokens, "max_prompt_tokens", world)
-    return PPOTrainer(config, policy, asked, judge, gold_of(config), heldout, world)
+    trainer = PPOTrainer(config, policy, asked, judge, gold_of(config), heldout, world)
+    longest = max(map(len, trainer.prompt_ids)) + config.max_new_tokens
+    for name, reader in ((config.reward_model, judge), (config.heldout_judge, heldout)):
+        limit = limit_of(reader, backbone)
+        if limit is not None and longest > limit:
+            world.say(
+                f"{name} reads {limit} tokens, but a prompt and its answer may have {longest} of the policy's: where "
+                "it finds more, the beginning is cut off"
+            )
+    return trainer
+
+
+def limit_of(reader: Any, backbone: Backbone) -> int | None:
+    """How many tokens a judge of its own context reads; None for the policy's own backbone, functions and no judge."""
+    if isinstance(reader, RewardModel):
+        return None if reader.backbone is backbone else reader.backbone.context_length
+    return getattr(reader, "context_length", None)
 
 
 def short_enough(rows: Sequence[Texts], config: Any, backbone: Backbone, world: World) -> list[Texts]:
@@ -122,7 +142,7 @@ def short_enough(rows: Sequence[Texts], config: Any, backbone: Backbone, world: 
     if not config.drop_longer or limit is None:
         return list(rows)
     prompts = backbone.encode_prompts([row[0] for row in rows])
-    answers = [backbone.tokenizer(list(row[1:]), add_special_tokens=False)["input_ids"] for row in rows]
+    answers = [encode_responses(backbone.tokenizer, row[1:]) for row in rows]
     lengths = (len(p) + max(map(len, texts)) + 1 for p, texts in zip(prompts, answers, strict=True))  # 1 for the EOS
     return keep(rows, lengths, limit, "max_length", world)
 
@@ -150,33 +170,50 @@ class CalibratedRewardTrainer(RewardTrainer):
     def calibrate(self) -> str:
         """Fix zero and unit on sampled answers to prompts of the comparisons; from one seed always the same.
 
+        What is trained is never lost here: where no scale can be fixed, the scores stay raw, and the sentence says so.
+
         Returns:
             A sentence that says what was found.
-
-        Raises:
-            ValueError: all answers have the same score.
         """
-        different = dict.fromkeys(prompt for prompt, _, _ in self.pairs)
-        prompts = list(islice(cycle(different), CALIBRATION_ANSWERS))  # few prompts are answered several times
-        backbone = self.model.backbone
-        longest = max(len(ids) for ids in backbone.tokenizer([chosen for _, chosen, _ in self.pairs])["input_ids"])
-        asked = max(map(len, backbone.encode_prompts(prompts)))
-        if backbone.context_length is not None:
-            longest = min(longest, backbone.context_length - asked)
-        answers: list[str] = []
-        finished: list[bool] = []
-        while len(answers) < len(prompts):
-            chunk = prompts[len(answers) :][: max(1, CALIBRATION_TOKENS // (asked + longest))]
-            generator = torch.Generator().manual_seed(self.config.seed + len(answers))
-            drawn = sample(backbone, backbone.encode_prompts(chunk), longest, 1.0, None, generator)
-            answers += decode_responses(backbone.tokenizer, drawn.batch)
-            finished += drawn.finished.tolist()
-        self.model.calibrate(prompts, answers, finished)
+        try:
+            raw, cut_off, longest = self.answers_scored()
+            self.model.calibrate_on(raw)
+        except BadInput as error:
+            self.model.mean.zero_()
+            self.model.std.fill_(1.0)
+            return f"not calibrated, so that scores stay raw and PPO's beta is in their unit: {error}"
         return (
-            f"calibrated on {len(answers)} answers of the SFT model, {len(answers) - sum(finished)} of them cut off at "
-            f"{longest} tokens: raw scores of mean {float(self.model.mean):.3g} and spread {float(self.model.std):.3g} "
-            "are now 0 and 1"
+            f"calibrated on {len(raw)} answers of the SFT model, {cut_off} of them cut off at {longest} tokens: raw "
+            f"scores of mean {float(self.model.mean):.3g} and spread {float(self.model.std):.3g} are now 0 and 1"
         )
+
+    def answers_scored(self) -> tuple[Tensor, int, int]:
+        """Raw scores of sampled answers, how many of them were cut off, and at how many tokens.
+
+        The tokens are read as they were sampled: read again from their text they could be more.
+        """
+        self.model.mean.zero_()
+        self.model.std.fill_(1.0)
+        backbone = self.model.backbone
+        different = list(dict.fromkeys(prompt for prompt, _, _ in self.pairs))
+        _, chosen = backbone.pair_ids(different[:1] * len(self.pairs), [better for _, better, _ in self.pairs])
+        longest = max(1, max(map(len, chosen)) - 1)  # without the EOS
+        asked = backbone.encode_prompts(different)
+        if backbone.context_length is not None:  # a prompt that fills the context leaves no room for an answer
+            asked = [ids for ids in asked if len(ids) < backbone.context_length]
+            longest = min(longest, backbone.context_length - max(map(len, asked), default=0))
+        if not asked:
+            raise BadInput("no prompt of the comparisons leaves room for an answer; use shorter prompts")
+        prompts = list(islice(cycle(asked), CALIBRATION_ANSWERS))  # few prompts are answered several times
+        scores: list[float] = []
+        cut_off, width = 0, max(map(len, prompts))
+        while len(scores) < len(prompts):
+            chunk = prompts[len(scores) :][: max(1, CALIBRATION_TOKENS // (width + longest))]
+            generator = torch.Generator().manual_seed(self.config.seed + len(scores))
+            drawn = sample(backbone, chunk, longest, 1.0, None, generator)
+            scores += self.model.score_batch(drawn.batch).tolist()
+            cut_off += int((~drawn.finished).sum())
+        return torch.tensor(scores, dtype=torch.float64), cut_off, longest
 
 
 def gold_of(config: PPOConfig) -> RewardFunction | None:

@@ -10,7 +10,9 @@ its own. Rows that have ended are carried along and change nothing; every ``LOOK
 """
 
 import os
+import warnings
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,19 +20,63 @@ from torch import Tensor
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.prefix import ALIGNED
-from ppo_lib.models.tokens import TokenBatch
+from ppo_lib.models.tokens import TokenBatch, pad_pairs
+from ppo_lib.sampling.agreement import STEPS, Witness
 
 BLOCK = 128  # columns by which attention widens; a graph is recorded for each width
 LOOK = 16  # steps between looks at whether every row has ended: each look waits for the GPU
+_agrees: WeakKeyDictionary[Backbone, bool] = WeakKeyDictionary()  # models for which it was tried
 
 
 def supports_static_cache(backbone: Backbone) -> bool:
-    """Whether every layer attends to all that came before; sliding windows and recurrent layers do not.
+    """Whether a cache of fixed size gives what the scorer scores: every layer attends to all that came before.
+
+    Sliding windows and recurrent layers do not, wherever the configuration says so. What no configuration says is found
+    out by trying, once for each model.
 
     A model that is sharded does not either: its blocks come and go, and a graph wants fixed addresses. Nor does one
     whose rotary positions change with the longest row: it asks the GPU for that row at every step.
     """
-    return backbone.sees_everything and not backbone.world.sharded
+    return backbone.sees_everything and not backbone.world.sharded and static_agrees(backbone)
+
+
+@torch.no_grad()
+def static_agrees(backbone: Backbone) -> bool:
+    """Whether the decoder below samples what the scorer scores; warns, once, where it does not."""
+    if backbone.device.type == "meta":  # shapes alone: there is nothing to compare
+        return True
+    if backbone not in _agrees:
+        witness = Witness(backbone)
+        try:
+            _agrees[backbone] = not witness.prompts or witness.agrees(decode_few(backbone, witness))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # the model's own code, given a cache and a mask that it does not know: anything may come
+            _agrees[backbone] = False
+        if not _agrees[backbone]:
+            warnings.warn(
+                f"model {backbone.name!r} ({backbone.causal_lm.config.model_type}) samples from a cache of fixed size "
+                "what it does not score; it samples from its own growing cache instead, which is slower on a GPU",
+                stacklevel=2,
+            )
+    return _agrees[backbone]
+
+
+def decode_few(backbone: Backbone, witness: Witness) -> TokenBatch:
+    """The witness's prompts and tokens, by the decoder, without a graph."""
+    batch = pad_pairs(witness.prompts, [[0] * STEPS] * 2, backbone.pad_token_id).to(backbone.device)
+    width, seen = batch.prompt_width, batch.attention_mask.bool()
+    output = backbone.body(
+        input_ids=batch.sequences[:, :width],
+        attention_mask=seen[:, :width].long(),
+        position_ids=batch.position_ids[:, :width],
+        use_cache=True,
+    )
+    prefilled = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+    first = witness(output.last_hidden_state[:, -1])
+    decoder = Decoder(backbone, batch.sequences, seen, first, prefilled, witness, width)
+    decoder.recording = False
+    return decoder.run(STEPS - 1)[0]
 
 
 def by_graphs(backbone: Backbone, device: torch.device) -> bool:

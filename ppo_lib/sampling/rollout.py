@@ -5,6 +5,7 @@ response has ended. What other samplers offer beyond that (top-k, top-p, a minim
 distribution than the one whose log-probs PPO compares, and is refused.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from transformers import DynamicCache
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
 from ppo_lib.models.prefix import Prefix, prefix_layout, states_after_prefix
-from ppo_lib.models.tokens import TokenBatch, decode_responses, pad_pairs
+from ppo_lib.models.tokens import TokenBatch, pad_pairs
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.sampling.decoding import Decoder, by_graphs, supports_static_cache
 
@@ -86,13 +87,21 @@ def sample(
     """
     for option in refused:
         raise BadInput(REFUSED_SAMPLING.get(option, f"{option!r} is not an option of sample"))
-    if max_new_tokens < 1 or not temperature >= 0:
+    numbers = isinstance(temperature, (int, float)) and isinstance(max_new_tokens, int)
+    if not numbers or max_new_tokens < 1 or not 0 <= temperature < math.inf:
         raise BadInput(
-            f"max_new_tokens is {max_new_tokens} and temperature {temperature}; they must be at least 1 and at least 0"
+            f"max_new_tokens is {max_new_tokens!r} and temperature {temperature!r}; they must be a whole number of at "
+            "least 1, and a number of at least 0 and not infinite"
         )
     if not prompts or not all(prompts):
         raise BadInput("prompts is empty or holds an empty one; a response needs something to answer")
     rows, width = len(prompts), max(map(len, prompts))
+    check_ids(prompts, backbone.vocab_size)
+    if noise is not None and (noise.shape != (rows, max_new_tokens) or not bool(((noise >= 0) & (noise < 1)).all())):
+        raise BadInput(
+            f"noise has shape {tuple(noise.shape)}, but must be (B, max_new_tokens) = ({rows}, {max_new_tokens}) of "
+            "numbers in [0, 1)"
+        )
     if backbone.context_length is not None and width + max_new_tokens > backbone.context_length:
         raise BadInput(
             f"the longest prompt has {width} tokens and max_new_tokens is {max_new_tokens}, but the model's context is "
@@ -120,6 +129,17 @@ def sample(
         source.set_state(before)
         random_numbers(sampled.batch.responses.shape[1], rows, source)
     return sampled
+
+
+def check_ids(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+    """Refuse token ids that are none, or that the model does not know."""
+    for row, ids in enumerate(prompts):
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < vocabulary:
+                raise BadInput(
+                    f"prompt {row} holds the token {token!r}, but token ids are whole numbers from 0 to "
+                    f"{vocabulary - 1} here; encode texts by backbone.encode_prompts"
+                )
 
 
 def decode(
@@ -261,7 +281,7 @@ def generate_text(
     generator = torch.Generator().manual_seed(seed)
     ids = backbone.encode_prompts(prompts)
     sampled = sample(backbone, ids, max_new_tokens, temperature, adapter, generator)
-    return decode_responses(backbone.tokenizer, sampled.batch)
+    return backbone.response_texts(sampled.batch)
 
 
 def random_numbers(steps: int, rows: int, generator: torch.Generator) -> Tensor:

@@ -35,8 +35,8 @@ def judge(
 ) -> Tensor:
     """Scores ``(B,)`` of rollouts.
 
-    A reward model on the policy's own backbone reads the very tokens that were sampled. Any other reads the text,
-    with its own tokenizer.
+    A reward model on the policy's own backbone, and of its form of prompts, reads the very tokens that were sampled.
+    Any other reads the text, with its own tokenizer and in its own form.
 
     Args:
         reward: who judges.
@@ -51,7 +51,7 @@ def judge(
     Raises:
         ValueError: a reward function that does not return one finite number per response.
     """
-    if isinstance(reward, RewardModel) and reward.backbone is backbone:
+    if isinstance(reward, RewardModel) and reward.backbone is backbone and reward.reads_as_sampled:
         own = reward.score_batch(batch.select(world.share(range(len(batch)))), microbatch)
         scores = own.new_tensor(world.gather(own.tolist()))
     else:
@@ -111,7 +111,8 @@ def ask(
     """
     own, asked = list(world.share(texts)), list(world.share(prompts))
     if isinstance(function, RewardModel):
-        function = partial(function.scores, finished=None if finished is None else world.share(finished.tolist()))
+        ended = None if finished is None else world.share(finished.tolist())
+        function = partial(function.scores, finished=ended, cut=True)
     with theirs(function, own):
         given: Any = function(asked, list(own))  # its own lists: it may do with them what it likes
         if isinstance(given, Iterator):

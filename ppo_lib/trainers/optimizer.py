@@ -195,7 +195,9 @@ class Optimizer:
         tensors = {f"parameter.{i}": self._saved(i, master) for i, master in enumerate(self.masters)}
         if self.scaling:
             tensors["loss_scale"] = torch.tensor([self.loss_scale, self.good], dtype=torch.float64)
-        for i, moments in self.adam.state_dict()["state"].items():
+        adam = self.adam.state_dict()["state"]
+        tensors["stepped"] = torch.tensor(bool(adam))  # so that moments that got lost are told from none yet
+        for i, moments in adam.items():
             tensors.update({f"adam.{i}.{key}": self._saved(i, torch.as_tensor(x)) for key, x in moments.items()})
         return tensors
 
@@ -231,7 +233,8 @@ class Optimizer:
             if key.startswith("adam."):
                 _, i, name = key.split(".")
                 moments.setdefault(int(i), {})[name] = self._part(int(i), value).clone()  # Adam changes them in place
-        if not moments or any({"step", "exp_avg", "exp_avg_sq"} - set(found) for found in moments.values()):
+        lost = not moments and bool(tensors.get("stepped", True))
+        if lost or any({"step", "exp_avg", "exp_avg_sq"} - set(found) for found in moments.values()):
             raise BadInput("the checkpoint lacks moments of the optimizer; start again from an earlier one")
         if any(moment.shape not in ((), self.masters[i].shape) for i in moments for moment in moments[i].values()):
             raise BadInput("the checkpoint holds moments of other parameters than this model trains")

@@ -35,7 +35,7 @@ from ppo_lib.formulas.rewards import augmented_rewards
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.device import clock, peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.models.tokens import TokenBatch, decode_responses, rows_on
+from ppo_lib.models.tokens import TokenBatch, rows_on
 from ppo_lib.models.world import ALONE, World
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import PPOConfig
@@ -138,7 +138,7 @@ class PPOTrainer:
 
         # 2. Roll out: every response with its length, and whether it came to an end of its own.
         batch, finished = self.roll_out(rows, generator or self.generator)
-        mask, texts = batch.mask, decode_responses(self.backbone.tokenizer, batch)
+        mask, texts = batch.mask, self.backbone.response_texts(batch)
 
         # 3. Judge. A response that never ended may cost something extra.
         scores = self.judge(prompts, texts, batch, finished)

@@ -184,3 +184,10 @@ def test_explained_variance():
     dirty = returns.masked_fill(mask == 0, math.nan)
     assert explained_variance(dirty, dirty, mask) == 1
     assert math.isnan(explained_variance(returns, torch.ones(2, 3), mask))
+
+
+@pytest.mark.parametrize(("gamma", "lam", "words"), [("1", 0.9, "gamma is '1'"), (1.0, None, "lam is None")])
+def test_discounts_that_are_no_numbers_are_refused(gamma, lam, words):
+    ones = torch.ones(1, 2)
+    with pytest.raises(ValueError, match=f"{words}, but must be a number"):
+        gae(ones, ones, ones, gamma, lam)

@@ -214,3 +214,19 @@ def test_adaptive_beta_settles_where_the_kl_is_on_target():
     for _ in range(200):
         controller.update(1 / controller.beta, 50)
     assert controller.beta == pytest.approx(0.2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: FixedKL("0.1"), "beta is '0.1', but must be a number"),
+        (lambda: FixedKL(None), "beta is None, but must be a number"),
+        (lambda: AdaptiveKL(0.1, "6", 100), "target is '6', but must be a number"),
+        (lambda: AdaptiveKL(0.1, 6.0, 100).update(float("nan"), 8), "kl is nan, but must be finite"),
+        (lambda: AdaptiveKL(0.1, 6.0, 100).update(float("inf"), 8), "kl is inf, but must be finite"),
+        (lambda: kl_estimate([[1.0]], [[1.0]]), "logprobs is a list, but must be a tensor"),
+    ],
+)
+def test_what_is_no_number_is_refused_and_a_kl_that_is_nan_moves_no_beta(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -447,3 +447,43 @@ def test_refusals_name_the_argument_and_what_is_wanted(function, arguments, opti
     with pytest.raises(ValueError, match=words[0]) as error:
         function(*arguments, **options)
     assert all(word in str(error.value) for word in words), error.value
+
+
+# ------------------------------------------------------------------------------ what is no number and what is no tensor
+
+ONES = torch.ones(2, 3)
+IDS = torch.tensor([[1, 2, 3], [1, 2, -100]])
+WRONG = {
+    "epsilon as text": (
+        lambda: clipped_policy_loss(ONES, ONES, ONES, ONES, epsilon="0.2"),
+        "epsilon is '0.2', but",
+    ),
+    "epsilon none": (lambda: clipped_policy_loss(ONES, ONES, ONES, ONES, epsilon=None), "epsilon is None, but must"),
+    "dual clip as text": (lambda: clipped_policy_loss(ONES, ONES, ONES, ONES, dual_clip="3"), "dual_clip is '3'"),
+    "clip as text": (lambda: value_loss(ONES, ONES, ONES, ONES, clip="1"), "clip is '1', but must be a number"),
+    "coefficient none": (
+        lambda: ppo_loss(ONES[0, 0], ONES[0, 0], ONES[0, 0], None, 0.0),
+        "value_coef is None, but",
+    ),
+    "lists": (lambda: bradley_terry_loss([1.0], [0.0]), r"chosen is a list, but must be a tensor; use torch.tensor"),
+    "integer scores": (
+        lambda: bradley_terry_loss(torch.tensor([1]), torch.tensor([0])),
+        "chosen has dtype",
+    ),
+    "margin list": (lambda: bradley_terry_loss(ONES[0], ONES[1], [1.0]), "margin is a list"),
+    "logits list": (lambda: sft_loss([[1.0]], IDS), "logits is a list"),
+    "labels float": (lambda: sft_loss(torch.zeros(2, 3, 5), IDS.float()), "labels must be a tensor of integers"),
+    "labels large": (lambda: sft_loss(torch.zeros(2, 3, 3), IDS), r"labels hold ids outside of \[0, 3\)"),
+    "labels negative": (
+        lambda: sft_loss(torch.zeros(2, 3, 5), IDS.clamp(max=-1)),
+        r"outside of \[0, 5\)",
+    ),
+    "logits nan": (lambda: sft_loss(torch.full((2, 3, 5), torch.nan), IDS), "logits are NaN where a token counts"),
+    "entropy of a list": (lambda: entropy([[1.0]]), "logits is a list"),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), WRONG.values(), ids=WRONG)
+def test_what_is_no_number_or_no_tensor_is_refused_by_its_name(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,6 +1,7 @@
 """The frozen model: what may be loaded, what its adapters change, and log-probs without a (B, T, V) tensor."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, EOS, PAD, VOCAB_SIZE, byte_tokenizer, randomise, save_tiny
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, CohereConfig, T5Config, T5ForConditionalGeneration
 
+from ppo_lib.errors import BadInput
 from ppo_lib.models import backbone as backbone_module
 from ppo_lib.models import loading
 from ppo_lib.models.actor_critic import ActorCritic
@@ -470,3 +472,67 @@ def test_a_model_that_cannot_do_with_left_padding_is_refused(tiny_folder):
     )  # deaf to positions
     with pytest.raises(ValueError, match="padded on the left"):
         Backbone(causal_lm, byte_tokenizer(), "deaf")
+
+
+# ------------------------------------------------------------------------------------------ tokens outside the model
+
+
+def changed(tiny_folder, tmp_path, change_tokenizer=None, **config):
+    """A copy of a tiny model with another tokenizer or configuration."""
+    folder = copy_of(tiny_folder(), tmp_path / "changed")
+    if change_tokenizer:
+        tokenizer = byte_tokenizer()
+        change_tokenizer(tokenizer)
+        tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return folder
+
+
+def test_a_pad_token_that_the_model_does_not_know_pads_nothing(tiny_folder, tmp_path):
+    folder = changed(tiny_folder, tmp_path, lambda t: t.add_special_tokens({"pad_token": "[PAD]"}))
+    backbone = Backbone.from_pretrained(folder)
+    assert backbone.tokenizer.pad_token_id == backbone.vocab_size == 258
+    assert backbone.pad_token_id == EOS
+    batch = backbone.encode_pairs(["Hi", "What is it?"], ["yes", "n"])
+    alone = backbone.encode_pairs(["Hi"], ["yes"])
+    hidden = [backbone.hidden_states(x)[0, -3:] for x in (batch, alone)]
+    torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-4)
+
+
+def test_a_token_that_the_model_does_not_know_is_refused_with_its_text(tiny_folder, tmp_path):
+    folder = changed(tiny_folder, tmp_path, lambda t: t.add_tokens(["<|user|>"]))
+    backbone = Backbone.from_pretrained(folder)
+    for read in (
+        lambda: backbone.encode_prompts(["a", "<|user|>b"]),
+        lambda: backbone.encode_pairs(["a"], ["<|user|>"]),
+    ):
+        with pytest.raises(BadInput, match=r"has the token 258 \('<\|user\|>'\), but model .* knows 258 tokens"):
+            read()
+
+
+def test_an_eos_beyond_the_vocabulary_is_left_out_or_refused(tiny_folder, tmp_path):
+    folder = changed(tiny_folder, tmp_path)
+    generation = folder / "generation_config.json"
+    generation.write_text(json.dumps({"eos_token_id": [7, 300]}))
+    assert Backbone.from_pretrained(folder).eos_token_ids == [EOS, 7]  # the tokenizer's own is one, listed or not
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    tokenizer.save_pretrained(folder)
+    generation.write_text(json.dumps({"eos_token_id": 300}))
+    with pytest.raises(BadInput, match=r"EOS tokens \[258, 300\] are outside of the model's vocabulary of 258"):
+        Backbone.from_pretrained(folder)
+
+
+def test_weights_that_are_nan_are_named(tiny_folder, tmp_path):
+    folder = changed(tiny_folder, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = math.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"the weights model.norm.weight hold NaN or infinity"):
+        Backbone.from_pretrained(folder)
+
+
+def test_rotary_positions_that_turn_with_the_longest_row_limit_the_context(tiny_folder, tmp_path):
+    rotary = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}
+    assert Backbone.from_pretrained(changed(tiny_folder, tmp_path, rope_parameters=rotary)).context_length == 64

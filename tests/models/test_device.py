@@ -1,8 +1,12 @@
 """What a device is told and asked."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from ppo_lib.models import device as device_module
 from ppo_lib.models.device import clock, peak_memory_bytes, prepare
 
 
@@ -23,3 +27,17 @@ def test_attention_by_cudnn_is_switched_off_before_a_model_goes_to_a_gpu(monkeyp
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", heard.append)
     prepare(torch.device(device))
     assert heard == told
+
+
+def test_where_the_system_tells_no_peak_of_memory_it_counts_as_nothing(monkeypatch):
+    """Windows has no module ``resource``."""
+    monkeypatch.setattr(device_module, "resource", None)
+    assert device_module.peak_memory_bytes(torch.device("cpu")) == 0
+
+
+def test_the_library_is_imported_without_the_module_resource():
+    modules = ("ppo_lib.trainers.ppo", "ppo_lib.run.cli", "ppo_lib.pocket", "ppo_lib.run.commands")
+    code = "import sys, torch, transformers, peft, accelerate; sys.modules['resource'] = None; "
+    code += "import " + ", ".join(modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,8 +3,22 @@
 import pytest
 import torch
 from tiny import EOS, PAD, byte_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
-from ppo_lib.models.tokens import TokenBatch, decode_prompts, decode_responses, encode_pairs, encode_prompts, pad_pairs
+from ppo_lib.errors import BadInput
+from ppo_lib.models.tokens import (
+    TokenBatch,
+    closing_token,
+    decode_prompts,
+    decode_responses,
+    encode_pairs,
+    encode_prompts,
+    encode_responses,
+    in_chat_form,
+    pad_pairs,
+    shortened,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +133,104 @@ def test_lengths_that_do_not_fit_are_refused(prompt_lengths, response_lengths, w
     with pytest.raises(ValueError, match="lengths") as error:
         TokenBatch(torch.zeros(2, 5).long(), torch.tensor(prompt_lengths), torch.tensor(response_lengths), 2)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def sentencepiece_like() -> PreTrainedTokenizerFast:
+    """A tokenizer after Llama's: a blank is put before every text, and taken off where one is written."""
+    pieces = ["<unk>", "<s>", "</s>", "▁", *"abcdefghijklmnopqrstuvwxyz.:?\n", "▁yes", "▁no", "yes", "no"]
+    merges = [(a, b) for word in ("yes", "no") for a, b in [*pairwise_merges(word)]]
+    pieces += [a + b for a, b in merges if a + b not in pieces]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def pairwise_merges(word):
+    """Merges that build a word from its letters, and then with a blank before it."""
+    for end in range(1, len(word)):
+        yield word[:end], word[end]
+    yield "▁", word
+
+
+@pytest.mark.parametrize("text", ["yes", " yes", "no.", " a", "a  b"])
+@pytest.mark.parametrize("kind", [byte_tokenizer, sentencepiece_like])
+def test_a_text_has_one_form_sampled_stored_or_judged(kind, text):
+    """What is read of a response's text are the tokens that it came from, blanks at the joint included."""
+    tokenizer = kind()
+    (ids,) = encode_responses(tokenizer, [text])
+    batch = pad_pairs([[5, 6]], [[*ids, tokenizer.eos_token_id]], 0)
+    assert decode_responses(tokenizer, batch, [tokenizer.eos_token_id]) == [text]
+    assert encode_responses(tokenizer, decode_responses(tokenizer, batch)) == [ids]
+
+
+def test_a_blank_before_a_response_is_another_token_than_none():
+    tokenizer = sentencepiece_like()
+    plain, blank = encode_responses(tokenizer, ["yes", " yes"])
+    assert tokenizer.convert_ids_to_tokens(plain) == ["yes"]
+    assert tokenizer.convert_ids_to_tokens(blank) == ["▁yes"]
+
+
+def test_a_prompt_that_spells_out_its_beginning_does_not_begin_twice():
+    tokenizer = sentencepiece_like()
+    assert encode_prompts(tokenizer, ["<s>yes"])[0].count(1) == 1
+    assert encode_prompts(tokenizer, ["yes"])[0].count(1) == 1
+
+
+def test_special_tokens_spelled_out_are_tokens_in_a_prompt_and_text_in_a_response(tokenizer):
+    assert EOS in encode_prompts(tokenizer, ["a<eos>b"])[0]
+    (ids,) = encode_responses(tokenizer, ["a<eos>b"])
+    assert EOS not in ids
+    assert tokenizer.decode(ids) == "a<eos>b"
+    assert encode_responses(tokenizer, ["a<eos>"]) == encode_responses(tokenizer, ["a"])  # or it would end twice
+
+
+def test_an_answer_is_closed_as_the_chat_template_closes_it():
+    tokenizer = byte_tokenizer()
+    tilde = tokenizer.convert_tokens_to_ids("~")
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}~{% endfor %}"
+    assert closing_token(tokenizer, [EOS, tilde], chat=True) == tilde
+    assert closing_token(tokenizer, [EOS, tilde], chat=False) == EOS
+    assert closing_token(tokenizer, [EOS], chat=True) == EOS  # a letter that ends nothing
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<pad>{% endfor %}"
+    assert closing_token(tokenizer, [EOS], chat=True) == PAD  # a special token ends, whoever lists it
+    tokenizer.chat_template = "{{ raise_exception('no answers') }}"
+    assert closing_token(tokenizer, [EOS], chat=True) == EOS
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for m in %}", "TemplateSyntaxError"),
+        ("{{ nothing.there.at.all }}", "UndefinedError"),
+        ("{{ raise_exception('not for you') }}", "not for you"),
+        ("{{ ''.__class__.__mro__ }}", "Error"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_refused_in_a_sentence(template, words):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(BadInput, match="chat template cannot be used") as told:
+        in_chat_form(tokenizer, "Hi")
+    assert words in str(told.value)
+    assert "chat_template: false" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ("one text", "prompts is one text, 'one text', and would be read letter by letter"),
+        (["fine", "cut \ud83d"], r"prompt 1 .* holds half a character"),
+        ([None], "prompt 0 is None, but must be text"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(tokenizer, texts, words):
+    with pytest.raises(BadInput, match=words):
+        encode_prompts(tokenizer, texts)
+
+
+def test_what_is_too_long_loses_the_beginning_of_its_prompt_then_the_end_of_its_answer():
+    assert shortened([[1, 2, 3]], [[4, 5]], 4) == ([[2, 3]], [[4, 5]])
+    assert shortened([[1, 2, 3]], [[4, 5, 6, 7]], 3) == ([[3]], [[4, 5]])
+    assert shortened([[1]], [[4]], 3) == ([[1]], [[4]])

@@ -88,7 +88,7 @@ def test_conversations_of_one_turn_are_read(tmp_path):
 
 def test_several_turns_are_refused_naming_the_line(tmp_path):
     file = write(tmp_path / "a.jsonl", {"messages": [USER, ASSISTANT, USER, ASSISTANT]})
-    with pytest.raises(ValueError, match=r"a.jsonl, line 1: prompt is None"):
+    with pytest.raises(ValueError, match=r"a.jsonl, line 1: none of the 1 rows can be used: 1 with several turns"):
         load_demonstrations(file)
 
 
@@ -156,3 +156,61 @@ def test_a_mark_of_byte_order_at_the_beginning_of_a_file_is_no_text(tmp_path):
     path = tmp_path / "marked.jsonl"
     path.write_text('{"prompt": "a"}\n', encoding="utf-8-sig")
     assert load_prompts(str(path)) == ["a"]
+
+
+def text(tmp_path, content: str | bytes) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    return str(path)
+
+
+def test_rows_left_out_are_counted_with_their_reasons(tmp_path):
+    rows = [{"prompt": f"p{i}", "response": "r"} for i in range(5)]
+    rows[1:1] = [{"messages": [USER, ASSISTANT, USER, ASSISTANT]}] * 2
+    rows.append({"prompt": "p", "response": ""})
+    told = []
+    assert len(load_demonstrations(write(tmp_path / "a.jsonl", *rows), told.append)) == 5
+    assert told == [
+        "a.jsonl: 3 of 8 rows left out: 2 with several turns, 1 with an empty answer; the first is line 2",
+    ]
+    with pytest.warns(UserWarning, match="3 of 8 rows left out"):
+        load_demonstrations(str(tmp_path / "a.jsonl"))
+
+
+def test_ties_are_left_out_and_pairs_in_both_orders_are_counted(tmp_path):
+    good, tie = {"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "a", "rejected": "a"}
+    other, told = {"prompt": "p", "chosen": "b", "rejected": "a"}, []
+    assert load_pairs(write(tmp_path / "a.jsonl", good, tie, good, other), say=told.append) == [
+        ("p", "a", "b"),
+        ("p", "a", "b"),
+        ("p", "b", "a"),
+    ]
+    assert "1 of 4 rows left out: 1 with a chosen answer that is the rejected one (a tie)" in told[0]
+    assert "2 of 3 pairs contradict each other" in told[1]
+    with pytest.raises(ConfigError, match="none of the 2 rows can be used: 2 with a chosen answer that is"):
+        load_pairs(write(tmp_path / "b.jsonl", tie, tie))
+    with pytest.raises(ConfigError, match="each of its 4 pairs stands there in both orders"):
+        load_pairs(write(tmp_path / "c.jsonl", good, other, good, other))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "old mac"])
+def test_every_line_end_ends_a_line(tmp_path, end):
+    lines = ['{"prompt": "a"}', '{"prompt": "b\u2028c"}', "", '{"prompt": "d\\r\\n"}']
+    assert load_prompts(text(tmp_path, end.join(lines))) == ["a", "b\u2028c", "d\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}', "line 2: has 'prompt' twice; give each column once"),
+        ('{"prompt": "a", "more": {"x": 1, "x": 2}}', "line 1: has 'x' twice"),
+        ('{"prompt": "a", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: is nested too deep"),
+        ('{"prompt": "cut \\ud83d"}', "line 1: .* holds half a character"),
+        ("prompt\na\n".encode("utf-16"), "cannot read the data .* not UTF-8 text"),
+        ("\n\n", "holds no line"),
+    ],
+    ids=["twice", "twice inside", "deep", "half an emoji", "utf-16", "empty"],
+)
+def test_a_file_that_would_be_misread_is_refused_naming_the_line(tmp_path, content, words):
+    with pytest.raises(ValueError, match=words):
+        load_prompts(text(tmp_path, content))

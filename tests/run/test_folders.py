@@ -111,7 +111,8 @@ def test_a_run_that_waited_for_others_counts_only_its_own_time(tmp_path):
 
 
 def test_a_model_is_calibrated_once_after_the_last_step_and_before_it_is_saved(tmp_path):
-    """Also where the run was killed between the two: the step is taken again, from the same state."""
+    """Also where the run was killed between the two: the step is taken again, from the same state. What was trained is
+    saved before that step, too: nothing that happens in it can lose the stage."""
     done, told = [], []
 
     class Scale(Walk):
@@ -121,17 +122,17 @@ def test_a_model_is_calibrated_once_after_the_last_step_and_before_it_is_saved(t
 
         def save(self, folder):
             done.append("saved")
-            if len(done) == 2:
+            if len(done) == 3:
                 raise KeyboardInterrupt
             super().save(folder)
 
     with pytest.raises(KeyboardInterrupt):
         list(fit(Scale(), RunFolder(tmp_path / "run"), progress=False, say=told.append))
     list(fit(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
-    assert done == ["calibrated at 5", "saved"] * 2
+    assert done == ["saved", "calibrated at 5", "saved"] * 2
     assert told == ["calibrated on 3 answers"] * 2
     list(fit(Scale(), RunFolder(tmp_path / "run", resume=True), progress=False, say=told.append))
-    assert len(done) == 4
+    assert len(done) == 6
 
 
 # Where str.splitlines cuts a text and JSON does not: models write these, and JSON keeps most of them as they are.

@@ -57,10 +57,12 @@ def test_small_budgets_and_responses_of_an_eos_alone(build_tiny, budget):
 
 def test_no_step_is_taken_after_the_look_that_finds_all_rows_ended(build_tiny, monkeypatch):
     steps, step = [], Decoder.step
+    ending, backbone = build_tiny(eos=list(range(258))), build_tiny(eos=MANY_EOS)
+    assert supports_static_cache(ending)
+    assert supports_static_cache(backbone)  # tried before the steps are counted
     monkeypatch.setattr(Decoder, "step", lambda self: (steps.append(1), step(self)))
-    sample(build_tiny(eos=list(range(258))), PROMPTS, 80, 1.0, None, noise=noise(80), static_cache=True)
+    sample(ending, PROMPTS, 80, 1.0, None, noise=noise(80), static_cache=True)
     assert steps == []
-    backbone = build_tiny(eos=MANY_EOS)
     fixed = sample(backbone, PROMPTS, 80, 1.0, None, noise=noise(80), static_cache=True)
     longest = fixed.batch.responses.shape[1]
     assert fixed.finished.all()

@@ -185,3 +185,31 @@ def test_the_tokenizer_of_the_tests_is_reversible():
     tokenizer = byte_tokenizer()
     text = "Any tèxt, 一 bytes\n at all"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "words"),
+    [
+        ([[5]], {"temperature": float("inf")}, "temperature inf; they must be"),
+        ([[5]], {"temperature": "1"}, "temperature '1'; they must be"),
+        ([[5]], {"temperature": None}, "temperature None; they must be"),
+        ([[5, 258]], {}, "prompt 0 holds the token 258, but token ids are whole numbers from 0 to 257"),
+        ([[5], [-1]], {}, "prompt 1 holds the token -1"),
+        ([[5.0]], {}, r"prompt 0 holds the token 5\.0"),
+        (
+            [[5]],
+            {"noise": torch.zeros(1, 3)},
+            r"noise has shape \(1, 3\), but must be .* = \(1, 2\)",
+        ),
+        ([[5]], {"noise": torch.ones(1, 2)}, r"numbers in \[0, 1\)"),
+        ([[5]], {"noise": torch.full((1, 2), torch.nan)}, r"numbers in \[0, 1\)"),
+    ],
+)
+def test_numbers_and_ids_that_cannot_be_sampled_with_are_refused(build_tiny, prompts, options, words):
+    with pytest.raises(ValueError, match=words):
+        sample(build_tiny(), prompts, 2, adapter=None, **options)
+
+
+def test_one_text_in_place_of_a_list_is_refused(build_tiny):
+    with pytest.raises(ValueError, match="would be read letter by letter; give a list of texts"):
+        generate_text(build_tiny(), "one text")

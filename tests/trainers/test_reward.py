@@ -10,7 +10,7 @@ from tiny import EOS, MANY_EOS, check_equal_updates, check_goes_on, copies, only
 from ppo_lib.formulas.losses import bradley_terry_loss
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.reward_model import RewardModel
-from ppo_lib.models.tokens import decode_prompts, decode_responses
+from ppo_lib.models.tokens import decode_prompts
 from ppo_lib.run import stages
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, RewardConfig
@@ -129,9 +129,8 @@ def test_calibration_answers_in_batches_of_bounded_size_and_ends_at_mean_0_and_d
     assert len(set(seeds)) == len(seeds) > 1
     assert set(budgets) == {len("yes, it is")}
     assert all(len(batch) * (len("Q0?") + len("yes, it is")) <= 1000 for batch in batches)
-    answers = [answer for batch in batches for answer in decode_responses(tokenizer, batch)]
     finished = [bool(ended) for sampled in drawn for ended in sampled.finished]
-    scores = torch.tensor(trainer.model.scores(prompts, answers, finished))
+    scores = torch.cat([trainer.model.score_batch(batch) for batch in batches])
     assert abs(float(scores.mean())) < 1e-5
     assert float(scores.std()) == pytest.approx(1, abs=1e-5)
     assert f"256 answers of the SFT model, {256 - sum(finished)} of them cut off at 10 tokens" in said
@@ -181,3 +180,16 @@ def test_refusals(build_tiny):
     for options in ({"epochs": 0}, {"lora_rank": 0}, {"max_grad_norm": 0.0}, {"seed": -1}):
         with pytest.raises(ConfigError, match=f"{next(iter(options))} is"):
             RewardConfig(**options)
+
+
+def test_what_was_trained_is_kept_where_no_scale_can_be_fixed(build_tiny, tmp_path):
+    """Comparisons that fill the context, and a model that says the same to all: a sentence, and raw scores."""
+    full = "p" * 90  # of a context of 96: five tokens are left for an answer
+    trainer = calibrating(build_tiny(), [(full, "y" * 5, "n"), ("Q", "an answer", "no")])
+    assert "cut off at 6 tokens" in trainer.calibrate()
+    silent = stages.CalibratedRewardTrainer(RewardConfig(lora_rank=2), RewardModel(build_tiny(), 2), PAIRS)
+    said = silent.calibrate()  # its head has learned nothing
+    assert said.startswith("not calibrated, so that scores stay raw")
+    assert "scores that do not differ" in said
+    silent.save(tmp_path)
+    assert RewardModel.from_pretrained(tmp_path).scores(["a"], ["b"]) == [0.0]
