@@ -180,7 +180,7 @@ MOMENTS = 20
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(world):  # noqa: F811
     """A process that has imported everything, and forks a run for each line; imports would be most of the time."""
     code = (
         "import os, sys, json, torch, signal\nimport ppo_lib.run.commands\nfrom ppo_lib.run.cli import main\n"
@@ -195,7 +195,7 @@ def server():
         "    print(child, flush=True)\n"
         "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{world['folder']}", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -258,7 +258,9 @@ def test_a_signal_ends_a_run_within_one_step_and_with_a_checkpoint(world, tmp_pa
         path, target = tmp_path / f"stopped{i}" / "metrics.jsonl", generator.randint(1, 20)
 
         def reached(path=path, target=target):
+            patience = time.monotonic() + 120
             while not path.exists() or path.read_bytes().count(b"\n") < target:
+                assert time.monotonic() < patience, "the run does not get on"
                 time.sleep(0.001)
 
         assert run_and_signal(server, [*command, str(path.parent)], reached, number) == 128 + number
