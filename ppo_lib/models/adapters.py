@@ -118,7 +118,8 @@ def adapted_names(causal_lm: PreTrainedModel) -> list[str]:
         if "base_layer" in path or "lora_" in path or not path:
             continue
         inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if isinstance(inner, (nn.Linear, Conv1D)) and inner is not head:
+        router = "Router" in type(inner).__name__  # a linear layer by its class alone: it returns more than a product
+        if isinstance(inner, (nn.Linear, Conv1D)) and inner is not head and not router:
             plain.append(path)
         else:
             others.add(path.rpartition(".")[2])

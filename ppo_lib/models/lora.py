@@ -25,24 +25,28 @@ def times(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Adapted(torch.autograd.Function):
-    """``x @ W.T + bias + s (x @ A.T) @ B.T`` for a frozen ``W``; see :class:`LoraLinear` for the shapes."""
+    """``x @ W.T + bias + s (x @ A.T) @ B.T`` for a frozen ``W``; shapes as :class:`LoraLinear`, of ``x`` ``(M, K)``.
+
+    What it returns is no view of anything: some models add to the output of a layer in place.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        rows = x.flatten(0, -2)
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
         y, low = by_weight(rows, weight, bias), rows @ a.t()  # (M, N), (M, r)
         ctx.scale = scale
         ctx.save_for_backward(rows, low, weight, a, b)
-        return y.addmm_(low, b.t(), alpha=scale).view(*x.shape[:-1], -1)
+        return y.addmm_(low, b.t(), alpha=scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         rows, low, weight, a, b = ctx.saved_tensors
-        g, scale = gradient.flatten(0, -2), ctx.scale
+        scale = ctx.scale
         of_low, of_x = g @ b, None  # still to be scaled
         if ctx.needs_input_grad[0]:
-            of_x = times(g, weight.t()).addmm_(of_low, a, alpha=scale).view(*gradient.shape[:-1], -1)
+            of_x = times(g, weight.t()).addmm_(of_low, a, alpha=scale)
         # With beta=0 what is added to is not read: the scaling happens within the product.
         of_a = torch.addmm(a, of_low.t(), rows, beta=0, alpha=scale)
         of_b = torch.addmm(b, g.t(), low, beta=0, alpha=scale)
@@ -72,9 +76,10 @@ class LoraLinear(PeftLinear):
         name = self._active_adapter[0]
         a: Any = self.lora_A[name].weight
         b: Any = self.lora_B[name].weight
-        if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
-            return Adapted.apply(x, base.weight, base.bias, a, b, self.scaling[name])
         rows = x.flatten(0, -2)
+        if torch.is_grad_enabled() and (x.requires_grad or a.requires_grad or b.requires_grad):
+            y = Adapted.apply(rows, base.weight, base.bias, a, b, self.scaling[name])
+            return y.view(*x.shape[:-1], -1)
         y = by_weight(rows, base.weight, base.bias).addmm_(rows @ a.t(), b.t(), alpha=self.scaling[name])
         return y.view(*x.shape[:-1], -1)
 

@@ -63,21 +63,32 @@ def load_pairs(source: str, split: str = "train", say: Say = warn) -> list[tuple
         say: as for :func:`load_demonstrations`.
 
     Raises:
-        ConfigError: as :func:`load_demonstrations`; and comparisons that contradict each other altogether.
+        ConfigError: as :func:`load_demonstrations`.
     """
     if found := registry.find(source):
         return owned(source, found.pairs, "comparisons")(split)
     if rankings := read_rankings(source):
         return [pair for prompt, ranked in rankings for pair in pairs_from_ranking(prompt, ranked)]
-    pairs = [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"), say)]
+    return [(prompt, good, bad) for prompt, good, bad in read_texts(source, ("prompt", "chosen", "rejected"), say)]
+
+
+def load_pairs_to_learn(source: str, say: Say = warn) -> list[tuple[str, str, str]]:
+    """The same to train on: says how many contradict each other.
+
+    Raises:
+        ConfigError: as :func:`load_pairs`; and pairs that contradict each other altogether.
+    """
+    pairs, name = load_pairs(source, say=say), Path(source).name
+    if registry.find(source):  # its labelers are noisy on purpose
+        return pairs
     opposed = contradictions(pairs)
     if opposed == len(pairs):
         raise ConfigError(
-            f"{Path(source).name}: each of its {len(pairs)} pairs stands there in both orders, as often in one as in "
-            "the other, so that nothing can be learned; leave one order out"
+            f"{name}: each of its {len(pairs)} pairs stands there in both orders, as often in one as in the other, so "
+            "that nothing can be learned; leave one order out"
         )
     if opposed:
-        say(f"{Path(source).name}: {opposed} of {len(pairs)} pairs contradict each other (both orders), and stay")
+        say(f"{name}: {opposed} of {len(pairs)} pairs contradict each other (both orders), and stay")
     return pairs
 
 

@@ -16,7 +16,7 @@ from ppo_lib.models.device import allow_tf32
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import encode_responses
 from ppo_lib.models.world import ALONE, World
-from ppo_lib.run.data import load_demonstrations, load_pairs, load_prompts
+from ppo_lib.run.data import load_demonstrations, load_pairs_to_learn, load_prompts
 from ppo_lib.run.judge_names import load_judge
 from ppo_lib.run.machines import pick_device, pick_dtype
 from ppo_lib.sampling.rollout import sample
@@ -71,12 +71,12 @@ def build(
         return SFTTrainer(config, backbone, demonstrations, world)
     if stage == "reward":
         reward_model = RewardModel(backbone, config.lora_rank, seed=config.seed)
-        pairs = short_enough(load_pairs(config.data, say=world.say), config, backbone, world)
+        pairs = short_enough(load_pairs_to_learn(config.data, world.say), config, backbone, world)
         return CalibratedRewardTrainer(config, reward_model, pairs, world)
     if stage == "dpo":
         policy = ActorCritic(backbone, config.lora_rank, config.seed)
         return DPOTrainer(
-            config, policy, short_enough(load_pairs(config.data, say=world.say), config, backbone, world), world
+            config, policy, short_enough(load_pairs_to_learn(config.data, world.say), config, backbone, world), world
         )
     if backbone.context_length is not None and config.max_new_tokens >= backbone.context_length:
         raise ConfigError(

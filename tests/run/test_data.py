@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from ppo_lib import pocket
-from ppo_lib.run.data import load_demonstrations, load_pairs, load_problems, load_prompts, prepared
+from ppo_lib.run.data import load_demonstrations, load_pairs, load_pairs_to_learn, load_problems, load_prompts, prepared
 from ppo_lib.trainers.configuration import ConfigError
 
 COMMIT = "89abcdef" * 5
@@ -180,7 +180,7 @@ def test_rows_left_out_are_counted_with_their_reasons(tmp_path):
 def test_ties_are_left_out_and_pairs_in_both_orders_are_counted(tmp_path):
     good, tie = {"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "a", "rejected": "a"}
     other, told = {"prompt": "p", "chosen": "b", "rejected": "a"}, []
-    assert load_pairs(write(tmp_path / "a.jsonl", good, tie, good, other), say=told.append) == [
+    assert load_pairs_to_learn(write(tmp_path / "a.jsonl", good, tie, good, other), told.append) == [
         ("p", "a", "b"),
         ("p", "a", "b"),
         ("p", "b", "a"),
@@ -190,7 +190,9 @@ def test_ties_are_left_out_and_pairs_in_both_orders_are_counted(tmp_path):
     with pytest.raises(ConfigError, match="none of the 2 rows can be used: 2 with a chosen answer that is"):
         load_pairs(write(tmp_path / "b.jsonl", tie, tie))
     with pytest.raises(ConfigError, match="each of its 4 pairs stands there in both orders"):
-        load_pairs(write(tmp_path / "c.jsonl", good, other, good, other))
+        load_pairs_to_learn(write(tmp_path / "c.jsonl", good, other, good, other))
+    assert len(load_pairs(str(tmp_path / "c.jsonl"))) == 4  # to be measured on
+    assert load_pairs_to_learn("pocket") == load_pairs("pocket")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "old mac"])

@@ -490,7 +490,7 @@ def test_a_separate_reward_model_is_told_which_responses_were_cut_off(build, tmp
     trainer = build()
     trainer.reward = RewardModel(build("gpt2").backbone, lora_rank=4)
     seen = []
-    monkeypatch.setattr(trainer.reward, "scores", lambda p, r, finished: seen.append(finished) or [0.0] * len(p))
+    monkeypatch.setattr(trainer.reward, "scores", lambda p, r, finished, cut: seen.append(finished) or [0.0] * len(p))
     e = trainer.collect(range(7))
     assert seen == [e.finished.tolist()]
     assert len(set(seen[0])) == 2
