@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -288,11 +289,21 @@ def kept_by_blocks(model: PreTrainedConfig, dtype: torch.dtype, lora_rank: int, 
         kept[id(tensor.untyped_storage())] = tensor.untyped_storage()
         return tensor
 
+    class Attention(TorchFunctionMode):
+        """Notes what attention is given as part of a larger tensor: real kernels keep all of it, this one a copy."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is nn.functional.scaled_dot_product_attention:
+                for x in args[:3]:
+                    if x.untyped_storage().nbytes() > x.numel() * x.itemsize:
+                        note(x)
+            return func(*args, **(kwargs or {}))
+
     # Short rows: attention without numbers writes its scores down, and then has few to write; of a single token it
     # would keep less than of many. A mask of four dimensions is taken as it is; any other is looked at.
     tokens = torch.zeros(ROWS, SHORT, dtype=torch.long, device="meta")
     mask = torch.zeros(ROWS, 1, SHORT, SHORT, dtype=dtype, device="meta")
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), Attention():
         _output = shape.base_model(input_ids=tokens, attention_mask=mask, position_ids=tokens, use_cache=False)
     weights = {id(parameter.untyped_storage()) for parameter in shape.parameters()}
     return sum(storage.nbytes() for key, storage in kept.items() if key not in weights) / tokens.numel()
