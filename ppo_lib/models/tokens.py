@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerBase
 from ppo_lib.errors import BadInput
 
 ANSWER = "the-answer-stands-here"  # to see what a chat template puts behind an answer
-ANCHORS = ("\n", ".", "x")  # texts that may stand before another without changing it
 
 
 @dataclass
@@ -236,53 +235,21 @@ def encode_prompts(
 
 
 def encode_responses(tokenizer: PreTrainedTokenizerBase, responses: Sequence[str]) -> list[list[int]]:
-    """Token ids of responses, without an EOS, as they would have been sampled behind a prompt.
+    """Token ids of responses, without an EOS.
 
     A special token that is spelled out in a response stays text: nobody sampled it. Only an EOS at the very end is
-    taken for the end that it means. Some tokenizers put a blank before whatever they read; behind a prompt there is
-    none.
+    taken for the end that it means.
     """
     texts = [text.removesuffix(str(tokenizer.eos_token or "")) for text in list_of_texts(responses, "responses")]
-    anchor = anchor_of(tokenizer)
     if not texts:
         return []
-    rows = tokenizer([anchor + text for text in texts], add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
-    before = tokenizer(anchor, add_special_tokens=False)["input_ids"] if anchor else []
-    return [list(ids[len(before) :]) for ids in rows]
+    rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [list(ids) for ids in rows]
 
 
-def anchor_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What to put before a text to have it read as the middle of one: nothing, for most tokenizers.
-
-    Those after SentencePiece put a blank before a text, and take it off when they write one. So ``yes`` and `` yes``
-    become the same tokens, or come back as the same text, and a sampled answer is not what is read of it later.
-    """
-    if reads_as_written(tokenizer, ""):
-        return ""
-    return next((anchor for anchor in ANCHORS if reads_as_written(tokenizer, anchor)), "")
-
-
-def reads_as_written(tokenizer: PreTrainedTokenizerBase, anchor: str) -> bool:
-    """Whether a word with a blank before it and one without keep that difference behind the anchor, both ways."""
-    start = tokenizer(anchor, add_special_tokens=False)["input_ids"] if anchor else []
-    seen = []
-    for text in ("a", " a"):
-        ids = list(tokenizer(anchor + text, add_special_tokens=False)["input_ids"])
-        if ids[: len(start)] != start or text_after(tokenizer, start, ids[len(start) :]) != text:
-            return False
-        seen.append(ids)
-    return seen[0] != seen[1]
-
-
-def text_after(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]) -> str:
-    """The text of token ids that stand behind others, special tokens left out."""
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    if not before:
-        return str(tokenizer.decode(list(ids), **options))
-    whole, start = (str(tokenizer.decode(list(x), **options)) for x in ([*before, *ids], before))
-    return whole[len(start) :]
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids as it is, special tokens left out."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def shortened(
@@ -390,12 +357,10 @@ def decode_responses(
     """
     rows = [row[:n].tolist() for row, n in zip(batch.responses, batch.response_lengths.tolist(), strict=True)]
     rows = [ids[:-1] if ids and ids[-1] in eos_token_ids else ids for ids in rows]
-    anchor = anchor_of(tokenizer)
-    before = tokenizer(anchor, add_special_tokens=False)["input_ids"] if anchor else []
-    return [text_after(tokenizer, before, ids) for ids in rows]
+    return [text_of(tokenizer, ids) for ids in rows]
 
 
 def decode_prompts(tokenizer: PreTrainedTokenizerBase, batch: TokenBatch) -> list[str]:
     """The text of each prompt, special tokens left out."""
     rows = zip(batch.sequences[:, : batch.prompt_width], batch.prompt_lengths.tolist(), strict=True)
-    return [text_after(tokenizer, [], row[len(row) - n :].tolist()) for row, n in rows]
+    return [text_of(tokenizer, row[len(row) - n :].tolist()) for row, n in rows]
