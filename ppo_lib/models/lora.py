@@ -16,12 +16,13 @@ from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ppo_lib.models.linear import by_onednn, product
+from ppo_lib.models import linear
+from ppo_lib.models.linear import by_onednn
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b.T`` of ``(M, K)`` and ``(N, K)``, by the faster way."""
-    return product(a, b) if by_onednn(a, b) else a @ b.t()
+    return linear.product(a, b) if by_onednn(a, b) else a @ b.t()
 
 
 class Adapted(torch.autograd.Function):
