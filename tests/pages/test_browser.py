@@ -108,27 +108,6 @@ def test_no_code_cell_scrolls_sideways(browser, name):
             assert visit.page.evaluate(SCROLLING) == [], f"at {width} pixels"
 
 
-def test_notes_in_the_margin_stand_inside_the_window_and_beside_no_code(browser):
-    with Visit(*browser) as visit:
-        visit.page.goto((visit.html / "chapters/04_importance_sampling.html").as_uri())
-        for width in (390, 800, 1000, 1185, 1200, 1399, 1400):
-            visit.page.set_viewport_size({"width": width, "height": 900})
-            notes = [note.bounding_box() for note in visit.page.locator("aside.margin").all()]
-            code = [cell.bounding_box() for cell in visit.page.locator("div.cell_input:visible").all()]
-            assert notes
-            assert all(note["x"] >= 0 and note["x"] + note["width"] <= width for note in notes), f"at {width} pixels"
-            assert not any(overlap(note, cell) for note in notes for cell in code), f"at {width} pixels"
-            visit.page.evaluate("window.scrollTo(500, 0)")
-            assert visit.page.evaluate("window.scrollX") == 0, f"at {width} pixels"
-
-
-def overlap(a: dict[str, float], b: dict[str, float]) -> bool:
-    """Whether two boxes share more than an edge."""
-    return all(
-        a[at] + a[size] > b[at] + 1 and b[at] + b[size] > a[at] + 1 for at, size in (("x", "width"), ("y", "height"))
-    )
-
-
 CONTRAST = """
 () => {
   const parse = text => (text.match(/[\\d.]+/g) || []).map(Number);
