@@ -24,7 +24,7 @@ def frame(beta: float, step: float, question: str) -> Frame:
     row = answer_at(RUNS[nearest], question, step)
     begun = answer_at(RUNS[nearest], question, 0)
     return Frame(
-        curves=(curve("this answer", (JUDGE, GOLD), (row["score"], row["gold"]), "bars"),),
+        curves=(curve("this answer", ("the judge", "the truth"), (row["score"], row["gold"]), "bars"),),
         rows=(
             ("answer", said(row)),
             (JUDGE, short(row["score"], 3)),
