@@ -73,7 +73,8 @@ def test_a_page_fits_a_phone(browser, name):
 WORDS = """
 () => {
   document.querySelectorAll('details').forEach(one => { one.open = true; });
-  const crossing = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+  const crossing = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+    && a.top < b.bottom - 3 && b.top < a.bottom - 3;
   const pictures = document.querySelectorAll('figure.drawing > svg, figure.chart > svg');
   return [...pictures].flatMap(svg => {
     const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
