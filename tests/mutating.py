@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,7 @@ class Trial(NamedTuple):
     options: list[str]
     file: Path | None = None
     text: str = ""
+    limit: int = 0  # seconds; 0: ``LIMIT``
 
 
 class MutationError(ValueError):
@@ -318,16 +319,16 @@ class Reds:
             self.tests.append(report.nodeid)
 
 
-def run_tests(folder: Path, package: str, options: list[str]) -> int:
+def run_tests(folder: Path, package: str, options: list[str], limit: int, plugins: Sequence[Any] = ()) -> int:
     """In a fork: pytest on a copy. Gives pytest's exit code, and leaves the names of the red tests in a file."""
     import pytest
 
-    signal.alarm(LIMIT)
+    signal.alarm(limit)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     reds = Reds()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        code = pytest.main(["-q", "-m", "not slow", "-p", "no:cacheprovider", *options], plugins=[reds])
+        code = pytest.main(["-q", "-m", "not slow", "-p", "no:cacheprovider", *options], plugins=[reds, *plugins])
     Path("reds").write_text("\n".join(reds.tests), encoding="utf-8")
     imported = importlib.import_module(package).__file__
     return int(code) if imported and Path(imported).is_relative_to(folder) else 99
@@ -341,15 +342,20 @@ def start(package: Package, folder: Path, trial: Trial) -> int:
     child = os.fork()
     if child == 0:
         try:
-            os._exit(run_tests(folder, package.name, trial.options))
+            os._exit(run_tests(folder, package.name, trial.options, trial.limit or LIMIT))
         except BaseException:
             traceback.print_exc()
             os._exit(98)
     return child
 
 
-def run_all(package: Package, trials: Iterable[Trial]) -> Iterator[tuple[Trial, int, list[str], float]]:
-    """Run trials, each in a copy and a fork of its own, as many at a time as there are processors (4 at most).
+def run_all(
+    package: Package, trials: Iterable[Trial], processes: int | None = None
+) -> Iterator[tuple[Trial, int, list[str], float]]:
+    """Run trials, each in a copy and a fork of its own.
+
+    Args:
+        processes: trials at a time; as many as there are processors (4 at most) if None.
 
     Yields:
         trial, pytest's exit code, the names of the red tests, and seconds, in the order in which trials end.
@@ -359,8 +365,9 @@ def run_all(package: Package, trials: Iterable[Trial]) -> Iterator[tuple[Trial, 
     with tempfile.TemporaryDirectory() as temporary:
         unchanged = Path(temporary).resolve() / "unchanged"
         package.copy_to(unchanged)
+        at_once = processes or min(4, os.cpu_count() or 1)
         while waiting or running:
-            if waiting and len(running) < min(4, os.cpu_count() or 1):
+            if waiting and len(running) < at_once:
                 trial, folder = waiting.pop(), unchanged.with_name(f"copy{len(waiting)}")
                 shutil.copytree(unchanged, folder, copy_function=os.link)
                 running[start(package, folder, trial)] = trial, folder, time.perf_counter()

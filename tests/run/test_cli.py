@@ -905,16 +905,18 @@ def test_a_real_align_killed_again_and_again_ends_with_the_same_metrics(world, a
         return sum(path.read_bytes().count(b"\n") for path in paths if path.exists())
 
     for target in (1, 3, 4, 6, 9, 11, 12):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ppo_lib", *arguments, "--resume"], env=environment, cwd=world["folder"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while process.poll() is None and lines() < target:
-            time.sleep(0.001)
-        process.kill()
-        process.wait()
-        assert lines() >= min(target, 12)
-    assert command(*arguments, "--resume", cwd=world["folder"]).returncode == 0
+        with (tmp_path / "said.txt").open("w") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ppo_lib", *arguments, "--resume"], env=environment, cwd=world["folder"],
+                stdout=said, stderr=said,
+            )  # fmt: skip
+            while process.poll() is None and lines() < target:
+                time.sleep(0.001)
+            process.kill()
+            process.wait()
+        assert lines() >= min(target, 12), (target, process.returncode, (tmp_path / "said.txt").read_text())
+    done = command(*arguments, "--resume", cwd=world["folder"])
+    assert done.returncode == 0, done.stderr
     for stage in ("sft", "reward", "ppo"):
         assert metrics_of(out / stage) == metrics_of(whole / stage)
     for name in ("before", "after"):

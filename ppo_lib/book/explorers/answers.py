@@ -11,7 +11,6 @@ from ppo_lib.book.explorers.scrubbing import answer_at, answers
 RUNS = {0.0: "β = 0, no rubber band", 0.05: "β = 0.05, the recipe", 0.5: "β = 0.5"}
 RECIPE, QUESTION, STEP = 0.05, "What is the capital of Samoa?", 30
 JUDGE, GOLD = "what the judge says", "what it is worth"
-BARS = "the judge says", "it is worth"  # short enough to stand side by side on a phone
 
 
 def said(row: dict[str, Any]) -> str:
@@ -25,7 +24,7 @@ def frame(beta: float, step: float, question: str) -> Frame:
     row = answer_at(RUNS[nearest], question, step)
     begun = answer_at(RUNS[nearest], question, 0)
     return Frame(
-        curves=(curve("this answer", BARS, (row["score"], row["gold"]), "bars"),),
+        curves=(curve("this answer", ("the judge", "the truth"), (row["score"], row["gold"]), "bars"),),
         rows=(
             ("answer", said(row)),
             (JUDGE, short(row["score"], 3)),

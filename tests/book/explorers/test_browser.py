@@ -265,10 +265,10 @@ def test_when_plotly_does_not_come_the_start_stays(browser, folder, tmp_path):
 
 
 def test_no_formula_in_the_script():
-    """At most eighty lines, without Math and without arithmetic beyond counting the frame."""
+    """At most a hundred lines, without Math and without arithmetic beyond counting the frame."""
     script = (ROOT / "book" / "web" / "explorers.js").read_text()
     assert "Math." not in script
-    assert len(script.splitlines()) <= 80
+    assert len(script.splitlines()) <= 100
 
 
 @pytest.mark.parametrize("name", [name for name in toc_files() if name.startswith(("chapters/", "book/"))])
