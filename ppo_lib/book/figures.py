@@ -12,7 +12,20 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Self
 
-from ppo_lib.book.drawing import SHAPES, Axis, axis_for, bar, label, number, path, point, rounded, spaced
+from ppo_lib.book.drawing import (
+    SHAPES,
+    Axis,
+    axis_for,
+    bar,
+    emptiest,
+    filled_in,
+    label,
+    number,
+    path,
+    point,
+    rounded,
+    spaced,
+)
 
 WIDTH, HEIGHT = 480, 290  # of the picture, in its own units; text is 14 of them high
 LEFT, RIGHT, BOTTOM = 60.0, 14.0, 44.0
@@ -212,16 +225,35 @@ class Figure:
         )
 
     def _rule(self, area: "PlotArea", axis: str, value: float, text: str) -> str:
-        """A dashed line across the picture with its label."""
+        """A dashed line across the picture, and its label where it covers the least of what is drawn."""
         if axis == "y":
-            ends, where = [(LEFT, area.y(value)), (LEFT + WIDE, area.y(value))], (LEFT + 6, area.y(value) - 4)
+            level = area.y(value)
+            ends = [(LEFT, level), (LEFT + WIDE, level)]
+            sides = ((LEFT + 6, "start"), (LEFT + WIDE - 6, "end"))
+            places = [(x, y, anchor) for y in (level - 4, level + 14) for x, anchor in sides]
         else:
-            ends = [(area.x(value), area.top), (area.x(value), area.top + HIGH)]
-            where = (area.x(value) + 5, area.top + 12)
+            across = area.x(value)
+            ends = [(across, area.top), (across, area.top + HIGH)]
+            sides = ((across + 5, "start"), (across - 5, "end"))
+            places = [(x, y, anchor) for y in (area.top + 12, area.top + HIGH - 6) for x, anchor in sides]
+        inside = [place for place in places if area.top + 4 <= place[1] <= area.top + HIGH]
+        x, y, anchor = emptiest(inside or places, text, self._spots(area))
         return (
             f'<g stroke="currentColor" stroke-opacity="0.6" stroke-dasharray="3 3">{path(ends)}</g>'
-            f'<g fill="currentColor" font-size="12">{label(*where, text, "start")}</g>'
+            f'<g fill="currentColor" font-size="12">{label(x, y, text, anchor)}</g>'
         )
+
+    def _spots(self, area: "PlotArea") -> list[tuple[float, float]]:
+        """Where the picture holds data: the points, what lies between those of a line, and the height of a bar."""
+        spots: list[tuple[float, float]] = []
+        for one in self.series:
+            points = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.y, strict=True)]
+            if one.kind == "line":
+                spots += filled_in(points)
+            elif one.kind == "bars":
+                spots += [spot for x, y in points for spot in filled_in([(x, area.zero), (x, y)])]
+            spots += points
+        return spots
 
     def _draw(self, area: "PlotArea", index: int) -> Iterator[str]:
         """One series: its band, then its line, points or bars."""

@@ -259,3 +259,17 @@ def test_the_name_of_an_axis_stands_on_no_tick_label(highest):
     assert len(ticks) >= 2
     assert int(left[1]) + 13 == int(name[1])  # the name has all the room that it had
     assert min(53 - 7.8 * len(tick) for tick in ticks) >= int(name[1]) + 6  # below the line of the name: its descenders
+
+
+def test_the_name_of_a_rule_lies_on_no_data_where_there_is_room():
+    """At the left the line runs along the rule; at the right it is far below."""
+    figure = Figure("c", x="x", y="y", y_range=(0, 2)).line([0, 5, 6, 10], [1.1, 1.1, 0.2, 0.2], "a").mark(1.0, "start")
+    assert re.search(r'font-size="12"><text x="460.0" y="[\d.]+" text-anchor="end">start<', figure.svg())
+    empty = Figure("c", x="x", y="y", y_range=(0, 2)).line([0, 10], [0.2, 0.2], "a").mark(1.0, "start")
+    assert re.search(r'font-size="12"><text x="66.0" y="[\d.]+" text-anchor="start">start<', empty.svg())
+
+
+def test_the_name_of_an_upright_rule_moves_below_what_is_drawn():
+    figure = Figure("c", x="x", y="y", y_range=(0, 2)).line([0, 10], [1.9, 1.9], "a").mark(5.0, "half", axis="x")
+    height = float(re.search(r'font-size="12"><text x="[\d.]+" y="([\d.]+)"[^>]*>half<', figure.svg()).group(1))
+    assert height > 200
