@@ -63,7 +63,7 @@ def adaptive_beta() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("Drift from the reference.", "iteration", "KL (nats)", y_range=(-0.15, 4.2)),
+            Panel("Drift from the reference.", "iteration", "KL (nats)"),
             Panel("The price of a nat.", "iteration", "β", log_y=True),
         ),
     )

@@ -8,6 +8,7 @@ from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short
 from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.formulas.grpo import group_advantages
 
+SIZES = (2, 4, 8, 16)
 SCALES = {"divided by the spread": "group", "left as it is": "none"}
 
 
@@ -23,12 +24,13 @@ def frame(chance: float, size: float, scale: str) -> Frame:
     counts = range(size + 1)
     shares = [math.comb(size, k) * chance**k * (1 - chance) ** (size - k) for k in counts]
     worth = [0.0, *(advantage_of_right(k, size, SCALES[scale]) for k in counts[1:])]
+    places, beyond = range(max(SIZES) + 1), [0.0] * (max(SIZES) - size)  # one axis for all sizes
     silent = shares[0] + shares[-1]
     met = sum(share * k * value for share, k, value in zip(shares, counts, worth, strict=True)) / (size * chance)
     return Frame(
         curves=(
-            curve("share of the groups", [str(k) for k in counts], shares, kind="bars"),
-            curve("advantage of a right answer", [str(k) for k in counts], worth, kind="bars", panel=1),
+            curve("share of the groups", places, [*shares, *beyond], kind="bars"),
+            curve("advantage of a right answer", places, [*worth, *beyond], kind="bars", panel=1),
         ),
         rows=(
             ("groups that teach nothing, all right or all wrong", f"{short(100 * silent, 3)} %"),
@@ -49,12 +51,12 @@ def group_size() -> Explorer:
         title="How large should a group be?",
         parameters=(
             Parameter("chance", "chance of a right answer", (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98), 0.3),
-            Parameter("size", "answers in a group", (2.0, 4.0, 8.0, 16.0), 4.0, listed=True),
+            Parameter("size", "answers in a group", tuple(map(float, SIZES)), 4.0, listed=True),
             Parameter("scale", "advantages", tuple(SCALES), "divided by the spread"),
         ),
         function=frame,
         panels=(
-            Panel("How many answers of a group are right.", "right answers", "share", y_range=(0, 1.02)),
-            Panel("What a right answer is worth then.", "right answers", "advantage", y_range=(-0.05, 3.9)),
+            Panel("How many answers of a group are right.", "right answers", "share", (-0.7, 16.7), (0, 1.02)),
+            Panel("What a right answer is worth then.", "right answers", "advantage", (-0.7, 16.7), (-0.05, 3.9)),
         ),
     )

@@ -56,7 +56,7 @@ def dpo_beta() -> Explorer:
         ),
         function=frame,
         panels=(
-            Panel("Loss.", "gap of the log-ratios (nats)", "loss (nats)", (-21, 41), (-0.3, 10)),
+            Panel("Loss.", "gap of the log-ratios (nats)", "loss (nats)", (-21, 41), (-0.6, 21)),
             Panel("Pull.", "gap of the log-ratios (nats)", "pull", (-21, 41), (-0.02, 1.04)),
         ),
     )
