@@ -266,15 +266,15 @@ class Backbone(nn.Module):
 
     def save_adapter(self, name: str, folder: str | Path) -> None:
         """Write one adapter as a PEFT folder: ``PeftModel.from_pretrained(base, folder)`` loads it."""
-        adapters.write_adapter(self.causal_lm, name, self.name, folder)
+        adapters.write_adapter(self.causal_lm, name, self.name, folder, self.world)
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Add an adapter and read its weights from a PEFT folder.
 
         Raises:
-            ValueError: no adapter there, or one that was made for another architecture.
+            BadInput: no adapter there, or one that was made for another architecture or other weights.
         """
-        adapters.read_adapter(self.causal_lm, name, self.name, folder)
+        adapters.read_adapter(self.causal_lm, name, self.name, folder, self.world)
         quicken_adapters(self.causal_lm, self.fused_lora)
         self._use(None)
 
