@@ -417,6 +417,12 @@ def check_forward(backbone: "Backbone") -> None:
         )
     near = (1e-3 if exact else 0.2) * scale
     if not float((padded[:1] - own).abs().max()) <= near:
+        if model.dtype == torch.float64 and bool(padded[:1].isnan().any()):  # of float64's mask float32 makes infinity
+            raise BadInput(
+                f"{which} gives NaN where a prompt is padded: its attention "
+                f"({model.config._attn_implementation}) takes the softmax of float64 in float32, where the mask "
+                "overflows; load it with attn_implementation='sdpa', or in float32"
+            )
         raise BadInput(
             f"{which} gives other logits when a prompt is padded on the left; its log-probs would depend on the batch"
         )

@@ -263,6 +263,19 @@ def test_far_away_ratios_stay_finite_with_finite_gradients(log_ratio, advantage)
 # --------------------------------------------------------------------------------------------------------------- value
 
 
+@pytest.mark.parametrize(("advantage", "objective"), [(0.5, 0.6), (-0.5, -1.5), (2.0, 2.4), (-2.0, -6.0)])
+def test_dual_clip_bounds_what_a_bad_token_costs_and_no_good_one(advantage, objective):
+    """Ratio 5, clip 0.2, dual clip 3."""
+    result = clipped_policy_loss(one(math.log(5)), one(0.0), one(advantage), ONE, epsilon=0.2, dual_clip=3.0)
+    assert -result.loss.item() == pytest.approx(objective)
+
+
+def test_a_log_ratio_counts_as_20_at_most():
+    result = clipped_policy_loss(one(25.0), one(0.0), one(-1.0), ONE)
+    assert result.ratio.item() == pytest.approx(math.exp(20))
+    assert clipped_policy_loss(one(0.0), one(25.0), one(1.0), ONE).ratio.item() == pytest.approx(math.exp(-20))
+
+
 def test_the_value_clip_holds_a_prediction_near_that_of_the_rollout_on_either_side():
     """Five tokens, old value 1 and clip 0.2: far above, far below, within, and two worse unclipped."""
     values = torch.tensor([[3.0, -1.0, 1.1, 0.5, 2.0]], dtype=torch.float64, requires_grad=True)
