@@ -10,6 +10,8 @@ order in which they import each other: :mod:`ppo_lib.formulas`, :mod:`ppo_lib.mo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ppo_lib import versions
+
 if TYPE_CHECKING:  # for editors and type checkers; a test holds this together with the table below
     from ppo_lib.formulas.advantages import discounted_returns as discounted_returns
     from ppo_lib.formulas.advantages import gae as gae
@@ -50,6 +52,8 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this together w
     from ppo_lib.trainers.sft import SFTTrainer as SFTTrainer
 
 __version__ = "0.1.0"
+
+versions.check()
 
 _ROOMS = {
     "ppo_lib.formulas.masking": "masked_mean whiten",

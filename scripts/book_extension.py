@@ -114,7 +114,8 @@ def finish(app: Any, error: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx calls this."""
-    app.setup_extension("scripts.book_reference")
+    for name in ("scripts.book_reference", "scripts.book_search"):
+        app.setup_extension(name)
     app.connect("config-inited", set_address, priority=100)  # before the theme reads its options
     app.connect("source-read", read_source)
     app.connect("build-finished", finish)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # In the order of imports: a room imports from those before it and from itself. The package's own two files import all,
 # and what lies below all rooms is for all to import.
 ROOMS = ("formulas", "models", "sampling", "trainers", "parallel", "pocket", "book", "run")
-BELOW = ("errors",)
+BELOW = ("errors", "versions")
 OPEN, CLOSE = "<!-- scripts/draw_house.py --write -->", "<!-- end of the picture -->"
 
 

@@ -276,12 +276,12 @@ MUTATIONS: Table = {
         Mutation("cut-off responses scored with an EOS", "RewardModel.scores", "finished is not None", "False"),
     ],
     ("test_ppo", "told_which or same_scores or main_judge"): [
-        Mutation("judge: cut-off responses taken for finished", "ask", "_.share(finished.tolist())", "None"),
+        Mutation("judge: cut-off responses taken for finished", "answers", "_.share(finished.tolist())", "None"),
         Mutation(
             "watch: cut-off responses taken for finished",
             "watch",
-            "(microbatch, True, world, finished)",
-            "(microbatch, True, world)",
+            "finished if isinstance(monitor, RewardModel) else None",
+            "None",
         ),
     ],
     ("test_actor_critic", "company and llama"): [

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 DIGITS = 4  # of every number drawn: a change in the last bit of a float never reaches the picture
@@ -123,6 +124,32 @@ def path(points: Sequence[tuple[float, float]], close: bool = False) -> str:
 def label(x: float, y: float, text: str, anchor: str = "middle") -> str:
     """A text at ``(x, y)``."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def emptiest(
+    places: Sequence[tuple[float, float, str]], text: str, drawn: Sequence[tuple[float, float]], size: float = 12
+) -> tuple[float, float, str]:
+    """The first of the ``places`` ``(x, y, anchor)`` where ``text``, ``size`` high, lies on the fewest ``drawn`` spots.
+
+    SVG cannot measure text without a script: a character counts as 0.53 of the height.
+    """
+    wide = 0.53 * size * len(text)
+
+    def crowd(place: tuple[float, float, str]) -> int:
+        x, y, anchor = place
+        left = x - {"start": 0.0, "end": wide}[anchor]
+        return sum(left - 4 <= px <= left + wide + 4 and y - size - 2 <= py <= y + 5 for px, py in drawn)
+
+    return min(places, key=crowd)
+
+
+def filled_in(points: Sequence[tuple[float, float]], steps: int = 40) -> list[tuple[float, float]]:
+    """Spots along the polyline through ``points``; a point that is not finite interrupts it."""
+    spots = []
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if math.isfinite(x0 + y0 + x1 + y1):
+            spots += [(x0 + (x1 - x0) * k / steps, y0 + (y1 - y0) * k / steps) for k in range(steps + 1)]
+    return spots
 
 
 def point(x: float, y: float, color: str, shape: str = "circle") -> str:

@@ -12,7 +12,20 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Self
 
-from ppo_lib.book.drawing import SHAPES, Axis, axis_for, bar, label, number, path, point, rounded, spaced
+from ppo_lib.book.drawing import (
+    SHAPES,
+    Axis,
+    axis_for,
+    bar,
+    emptiest,
+    filled_in,
+    label,
+    number,
+    path,
+    point,
+    rounded,
+    spaced,
+)
 
 WIDTH, HEIGHT = 480, 290  # of the picture, in its own units; text is 14 of them high
 LEFT, RIGHT, BOTTOM = 60.0, 14.0, 44.0
@@ -173,10 +186,10 @@ class Figure:
         """The picture alone."""
         legend, top = self._legend()
         x_axis, y_axis = self._axes()
-        area = PlotArea(x_axis, y_axis, top + 6)
+        area, left = PlotArea(x_axis, y_axis, top + 6), room_for(y_axis.ticks)
         return "".join(
             [
-                f'<svg viewBox="0 0 {WIDTH} {HEIGHT + top}" width="100%" role="img" font-size="14" '
+                f'<svg viewBox="{-left} 0 {WIDTH + left} {HEIGHT + top}" width="100%" role="img" font-size="14" '
                 f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg"><title>{escape(self.caption)}</title>',
                 *legend,
                 *self._grid(area),
@@ -207,21 +220,40 @@ class Figure:
             yield label(area.x(where), floor + 18, text)
         yield label(LEFT + WIDE / 2, floor + 38, self.x)
         yield (
-            f'<text transform="translate(13 {area.top + HIGH / 2:.1f}) rotate(-90)" '
+            f'<text transform="translate({13 - room_for(area.y_axis.ticks)} {area.top + HIGH / 2:.1f}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y)}</text></g>'
         )
 
     def _rule(self, area: "PlotArea", axis: str, value: float, text: str) -> str:
-        """A dashed line across the picture with its label."""
+        """A dashed line across the picture, and its label where it covers the least of what is drawn."""
         if axis == "y":
-            ends, where = [(LEFT, area.y(value)), (LEFT + WIDE, area.y(value))], (LEFT + 6, area.y(value) - 4)
+            level = area.y(value)
+            ends = [(LEFT, level), (LEFT + WIDE, level)]
+            sides = ((LEFT + 6, "start"), (LEFT + WIDE - 6, "end"))
+            places = [(x, y, anchor) for y in (level - 4, level + 14) for x, anchor in sides]
         else:
-            ends = [(area.x(value), area.top), (area.x(value), area.top + HIGH)]
-            where = (area.x(value) + 5, area.top + 12)
+            across = area.x(value)
+            ends = [(across, area.top), (across, area.top + HIGH)]
+            sides = ((across + 5, "start"), (across - 5, "end"))
+            places = [(x, y, anchor) for y in (area.top + 12, area.top + HIGH - 6) for x, anchor in sides]
+        inside = [place for place in places if area.top + 4 <= place[1] <= area.top + HIGH]
+        x, y, anchor = emptiest(inside or places, text, self._spots(area))
         return (
             f'<g stroke="currentColor" stroke-opacity="0.6" stroke-dasharray="3 3">{path(ends)}</g>'
-            f'<g fill="currentColor" font-size="12">{label(*where, text, "start")}</g>'
+            f'<g fill="currentColor" font-size="12">{label(x, y, text, anchor)}</g>'
         )
+
+    def _spots(self, area: "PlotArea") -> list[tuple[float, float]]:
+        """Where the picture holds data: the points, what lies between those of a line, and the height of a bar."""
+        spots: list[tuple[float, float]] = []
+        for one in self.series:
+            points = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.y, strict=True)]
+            if one.kind == "line":
+                spots += filled_in(points)
+            elif one.kind == "bars":
+                spots += [spot for x, y in points for spot in filled_in([(x, area.zero), (x, y)])]
+            spots += points
+        return spots
 
     def _draw(self, area: "PlotArea", index: int) -> Iterator[str]:
         """One series: its band, then its line, points or bars."""
@@ -291,6 +323,11 @@ class Figure:
                 cells = (one.name, where, number(one.y[i]) + band)
                 rows.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells) + "</tr>")
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def room_for(ticks: Sequence[float]) -> int:
+    """What the picture needs at its left, so that no tick label stands under the axis' name: 7.8 units a character."""
+    return math.ceil(max(0.0, 7.8 * max((len(number(tick)) for tick in ticks), default=0) - (LEFT - 7 - 20)))
 
 
 def look(index: int) -> tuple[str, str, str]:

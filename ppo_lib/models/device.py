@@ -39,6 +39,16 @@ def allow_tf32(wanted: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = wanted
 
 
+def judging_dtype(device: torch.device) -> torch.dtype:
+    """The precision in which a published reward model reads: bfloat16 where a GPU computes in it, else float32.
+
+    Never float16: activations of some bodies (Qwen2, Qwen3) exceed its range, and one NaN ends a run.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
 def forget_peak(device: torch.device) -> None:
     """Let a GPU count its peak memory anew, so that each stage reports its own; a process cannot forget its own."""
     if device.type == "cuda":

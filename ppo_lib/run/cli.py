@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ppo_lib.errors import BadInput, Diverged
     from ppo_lib.parallel.processes import ProcessLost, missing, of_an_exchange
     from ppo_lib.run import commands
+    from ppo_lib.run.exhaustion import advice
     from ppo_lib.run.fitting import Interrupted
 
     rank = os.environ.get("RANK", "0")
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except torch.OutOfMemoryError as error:
         first = str(error).splitlines()[0]
-        print(f"{name}: out of memory ({first}); lower microbatch: same result, less memory", file=sys.stderr)
+        print(f"{name}: out of memory ({first}) {advice(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not of_an_exchange(error):

@@ -224,12 +224,17 @@ def format_table(result: dict[str, Any]) -> str:
         if name in result["before"]:
             a, b = result["before"][name], result["after"][name]
             lines.append(f"{words:24}{a:10.3f}{b:10.3f}{b - a:+10.3f}")
-    lines += [f"PPO preferred by the {JUDGES[name]}: {percent(won)}" for name, won in result.get("wins", {}).items()]
+    return "\n".join([*lines, *verdict(result)])
+
+
+def verdict(result: dict[str, Any]) -> list[str]:
+    """What the evaluation says, one sentence each: win rates and shares with their intervals."""
+    lines = [f"PPO preferred by the {JUDGES[name]}: {percent(won)}" for name, won in result.get("wins", {}).items()]
     for name, shares in result.get("correct", {}).items():
         lines.append(f"right by the {JUDGES[name]}: {percent(shares['before'])} -> {percent(shares['after'])}")
     if result.get("reward_accuracy"):
         lines.append(f"held-out pairs that the reward model orders rightly: {percent(result['reward_accuracy'])}")
-    return "\n".join(lines)
+    return lines
 
 
 def save_evaluation(path: Path, result: dict[str, Any]) -> None:
@@ -266,4 +271,17 @@ def is_evaluation(result: Any) -> bool:
         and set(means[0]) <= set(means[1])
         and isinstance(rows, list)
         and all(isinstance(row, dict) for row in rows)
+        and has_sound_shares(result)
     )
+
+
+def has_sound_shares(result: dict[str, Any]) -> bool:
+    """Whether win rates and shares, where there are any, are what :func:`verdict` reads."""
+    wins, right, accuracy = (result.get(key) or {} for key in ("wins", "correct", "reward_accuracy"))
+    if not all(isinstance(part, dict) for part in (wins, right, accuracy)) or not set(wins) | set(right) <= set(JUDGES):
+        return False
+    pairs = [pair if isinstance(pair, dict) else {} for pair in right.values()]
+    shares = [*wins.values(), *(pair.get(when) for pair in pairs for when in ("before", "after"))]
+    shares += [accuracy] if accuracy else []
+    keys = ("share", "low", "high", "count")
+    return all(isinstance(one, dict) and all(is_number(one.get(key)) for key in keys) for one in shares)

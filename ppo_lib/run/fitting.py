@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from tqdm.auto import tqdm
 
+from ppo_lib.errors import Diverged
+from ppo_lib.models.device import forget_peak
 from ppo_lib.run.folders import RunFolder
 from ppo_lib.trainers.configuration import ConfigError, defaults_of, to_mapping
 from ppo_lib.trainers.optimizer import Trainer
@@ -68,6 +71,8 @@ def fit(
         if run.finished:
             return
         run.restore(trainer)
+        if torch.cuda.is_available():
+            forget_peak(torch.device("cuda"))  # what an earlier stage of this process held is not this one's
         world = run.world
         yield from iterate(trainer, run, checkpoint_every, progress)
         if isinstance(trainer, Calibrating) and (world.first or world.sharded):  # those that save
@@ -89,7 +94,10 @@ def iterate(
     with tqdm(total=total, initial=trainer.iteration, desc=run.path.name, disable=not shown) as bar:
         while trainer.iteration < total:
             with deferred_signals() as caught:
-                metrics = trainer.step()
+                try:
+                    metrics = trainer.step()
+                except Diverged as error:
+                    raise Diverged(f"iteration {trainer.iteration + 1}: {error}; {run.last_checkpoint()}") from error
                 run.record(metrics, trainer.samples())
                 now = time.monotonic()
                 due = now - last > max(20.0, 20 * cost)

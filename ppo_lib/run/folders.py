@@ -7,7 +7,8 @@
 A folder holds ``config.yaml``, ``metrics.jsonl`` (one whole line per iteration), ``samples.jsonl``,
 ``checkpoints/``, and at the end ``model/`` and ``manifest.json``. Killed at any moment and started
 again with ``resume=True``, a run ends with the same metrics as if never killed: what was written
-after the last checkpoint is dropped, and those iterations are done again, bit for bit. A run goes on with the
+after the last checkpoint is dropped, and those iterations are done again: on a CPU bit for bit, on a GPU up to the
+order in which it adds. A run goes on with the
 configuration and the data that it was begun with, and nothing else; only ``iterations`` may be raised.
 """
 
@@ -313,6 +314,11 @@ class RunFolder:
         }
         with writing(self.path / "checkpoints"):
             save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)
+
+    def last_checkpoint(self) -> str:
+        """Where the run could be taken up again, in words."""
+        saved = saved_checkpoints(self.path / "checkpoints")
+        return f"{saved[-1].name} is the last checkpoint" if saved else "no checkpoint had been written yet"
 
     def save_model(self, trainer: Trainer) -> None:
         """Save the model as it is now."""

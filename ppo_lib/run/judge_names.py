@@ -28,6 +28,7 @@ from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
 from ppo_lib.models.adapter_folders import REWARD_HEAD, base_name, same_model
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.device import judging_dtype
 from ppo_lib.models.files import notes_in
 from ppo_lib.models.hub import pinned_model, reason
 from ppo_lib.models.loading import LOADING_ERRORS, context_length
@@ -161,7 +162,7 @@ class PublishedRewardModel:
 
     Args:
         name: ``OWNER/NAME@COMMIT``, or a folder in hub format.
-        device: where to put it; on a GPU it runs in half precision.
+        device: where to put it; see :func:`ppo_lib.models.device.judging_dtype` for the precision.
         microbatch: responses per forward pass.
 
     Raises:
@@ -172,9 +173,8 @@ class PublishedRewardModel:
         where, options, tokenizer = read_published(name)
         load: Any = AutoModelForSequenceClassification.from_pretrained
         options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
-        dtype = torch.float32 if device.type == "cpu" else torch.float16  # it only reads: float16 is safe here
         with judge_refusals(name):
-            model, report = load(where, dtype=dtype, **options)
+            model, report = load(where, dtype=judging_dtype(device), **options)
         if report["missing_keys"]:
             raise ConfigError(f"judge {name!r} {NO_REWARD_MODEL}")
         self.model, self.tokenizer, self.microbatch = model.to(device).eval(), tokenizer, microbatch

@@ -10,7 +10,7 @@ from ppo_lib.book.drawing import spaced
 from ppo_lib.book.figures import Figure, panels
 from ppo_lib.book.tables import table
 from ppo_lib.errors import reading
-from ppo_lib.run.evaluation import MEASURED, load_evaluation
+from ppo_lib.run.evaluation import MEASURED, load_evaluation, verdict
 from ppo_lib.run.files import write_atomic
 from ppo_lib.run.health import bands, diagnose
 from ppo_lib.run.readings import choose_samples, is_metric, read_manifest, read_metrics, read_settings
@@ -107,7 +107,7 @@ def write_report(folder: str | Path) -> Path:
 
 
 def before_and_after_section(folder: Path) -> str:
-    """The table of ``align``, and answers of both models side by side; empty for other folders."""
+    """What ``align`` prints at its end, verdict first, and answers of both models; empty for other folders."""
     result = load_evaluation(folder / "evaluation.json")
     if result is None:
         return ""
@@ -120,7 +120,8 @@ def before_and_after_section(folder: Path) -> str:
     keys = ["prompt", "response before", "response after", "score before", "score after", "gold before", "gold after"]
     keys += ["heldout before", "heldout after"]
     texts = samples_table(result["rows"], keys, "The same prompts, answered before and after.")
-    return f"<h2>Before and after</h2>\n{means.html}\n{texts}"
+    says = "".join(f"<li>{escape(line)}</li>" for line in verdict(result))
+    return f"<h2>Verdict</h2>\n<ul>{says}</ul>\n{means.html}\n<h3>Before and after</h3>\n{texts}"
 
 
 def run_section(folder: Path, title: str) -> str:
@@ -130,7 +131,8 @@ def run_section(folder: Path, title: str) -> str:
     manifest = read_manifest(folder / "manifest.json")
     return "".join(
         [
-            f"<h2>{escape(title)}</h2>\n<p>{escape(status(metrics, manifest))}</p>\n",
+            f"<h2>{escape(title)}</h2>\n",
+            f"<p>{escape(status(metrics, manifest))} {escape(origin(config, manifest))}</p>\n",
             findings_html(metrics, config),
             charts_html(metrics),
             samples_html(choose_samples(folder / "samples.jsonl")),
@@ -147,6 +149,23 @@ def status(metrics: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) ->
     if not manifest:
         return f"Not finished: {done} so far."
     return f"Finished: {done} in {manifest.get('seconds', 0):.0f} seconds."
+
+
+def origin(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """What was run, and on what, as far as the run's folder says so."""
+    data = next((config[key] for key in ("prompts", "data") if key in config), None)
+    parts = [f"model {config['model']}"] if "model" in config else []
+    parts += [f"on the data {data}"] if data else []
+    parts += [f"judged by {config['reward_model']}"] if "reward_model" in config else []
+    parts += [f"seed {config['seed']}"] if "seed" in config else []
+    machine, versions = (
+        {**part} if isinstance(part := manifest.get(key), dict) else {} for key in ("hardware", "versions")
+    )
+    cards = machine.get("gpus")
+    device = ", ".join(map(str, cards)) if isinstance(cards, list) and cards else machine.get("processor")
+    parts += [f"on {device}"] if device else []
+    parts += [f"{name} {versions[name]}" for name in ("ppo_lib", "torch") if name in versions]
+    return f"What was run: {', '.join(parts)}." if parts else ""
 
 
 def findings_html(metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:

@@ -148,7 +148,7 @@ class GRPOTrainer:
         return self.ppo.state()
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        """Go back to a state; what follows is bit for bit what would have followed."""
+        """Go back to a state; what follows is, on a CPU bit for bit, what would have followed."""
         self.ppo.load_state(tensors, values)
 
     def save(self, folder: str | Path) -> None:

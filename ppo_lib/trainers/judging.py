@@ -1,8 +1,10 @@
 """Who judges a response: a reward model, or any function of texts. One finite number per response, or a refusal."""
 
+import math
 import os
 import reprlib
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import partial
@@ -51,7 +53,7 @@ def judge(
     Raises:
         ValueError: a reward function that does not return one finite number per response.
     """
-    if isinstance(reward, RewardModel) and reward.backbone is backbone and reward.reads_as_sampled:
+    if isinstance(reward, RewardModel) and reads_tokens(reward, backbone):
         own = reward.score_batch(batch.select(world.share(range(len(batch)))), microbatch)
         scores = own.new_tensor(world.gather(own.tolist()))
     else:
@@ -77,17 +79,30 @@ def watch(
         monitors: those judges; a reward model reads what :func:`judge` gives it, truncated responses without an EOS.
         backbone, prompts, texts, batch, finished, microbatch, world: as :func:`judge` takes them.
 
-    Raises:
-        ValueError: as :func:`judge`.
+    Nothing that such a judge does ends a training: where it fails, or gives something else than one finite number per
+    response, its scores are NaN, and a warning says why.
     """
     seen = {}
     for name, monitor in monitors.items():
-        if isinstance(monitor, RewardModel):
-            how = microbatch, True, world, finished
-            seen[name] = judge(monitor, backbone, prompts, texts, batch, *how)
-        else:
-            seen[name] = ask(monitor, prompts, texts, world)
+        if isinstance(monitor, RewardModel) and reads_tokens(monitor, backbone):
+            seen[name] = judge(monitor, backbone, prompts, texts, batch, microbatch, True, world, finished)
+            continue
+        try:
+            own = answers(monitor, prompts, texts, world, finished if isinstance(monitor, RewardModel) else None)
+            bad = next((i for i, score in enumerate(own) if not abs(score) <= LARGEST), None)
+            why = None if bad is None else f"its score of response {bad} is {own[bad]}"
+        except Exception as error:
+            why, own = " ".join(f"{type(error).__name__}: {error}".split()), [math.nan] * len(world.share(texts))
+        if why is not None:
+            own = [score if abs(score) <= LARGEST else math.nan for score in own]
+            warnings.warn(f"the judge {name!r}, which only watches, failed: {why}; the training goes on", stacklevel=2)
+        seen[name] = torch.tensor(world.gather(own), dtype=torch.float64)
     return seen
+
+
+def reads_tokens(reward: RewardModel, backbone: Backbone) -> bool:
+    """Whether a reward model reads the very tokens that the policy sampled: it shares backbone and form of prompts."""
+    return reward.backbone is backbone and reward.reads_as_sampled
 
 
 def ask(
@@ -109,15 +124,7 @@ def ask(
         ValueError: it does not return one finite number per response. What the function itself raises is left as it
             is, so that its traceback names its own file and line.
     """
-    own, asked = list(world.share(texts)), list(world.share(prompts))
-    if isinstance(function, RewardModel):
-        ended = None if finished is None else world.share(finished.tolist())
-        function = partial(function.scores, finished=ended, cut=True)
-    with theirs(function, own):
-        given: Any = function(asked, list(own))  # its own lists: it may do with them what it likes
-        if isinstance(given, Iterator):
-            given = list(given)  # a generator runs here: its errors are its own
-    scores = torch.tensor(world.gather(read_scores(given, function, own)), dtype=torch.float64)
+    scores = torch.tensor(world.gather(answers(function, prompts, texts, world, finished)), dtype=torch.float64)
     usable = scores.abs() <= LARGEST  # false for NaN, too
     if not bool(usable.all()):
         row = int((~usable).nonzero()[0])
@@ -126,6 +133,21 @@ def ask(
             f"most {LARGEST:g} in absolute value ({place_of(function)})"
         )
     return scores
+
+
+def answers(
+    function: RewardModel | RewardFunction, prompts: list[str], texts: list[str], world: World, finished: Tensor | None
+) -> list[float]:
+    """What a judge says of this process's share, one number for each, finite or not; arguments and errors as above."""
+    own, asked = list(world.share(texts)), list(world.share(prompts))
+    if isinstance(function, RewardModel):
+        ended = None if finished is None else world.share(finished.tolist())
+        function = partial(function.scores, finished=ended, cut=True)
+    with theirs(function, own):
+        given: Any = function(asked, list(own))  # its own lists: it may do with them what it likes
+        if isinstance(given, Iterator):
+            given = list(given)  # a generator runs here: its errors are its own
+    return read_scores(given, function, own)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Trainer(Protocol):
         """All that the next iteration depends on: tensors by name, and plain values."""
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        """Go back to a state; the iterations that follow are bit for bit those that would have followed."""
+        """Go back to a state; the iterations that follow are, on a CPU bit for bit, those that would have followed."""
 
     def save(self, folder: str) -> None:
         """Write the finished model."""
@@ -289,7 +289,7 @@ class WithoutSamples:
         return state_of(self)
 
     def load_state(self: Resumable, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        """Go back to a state; what follows is bit for bit what would have followed."""
+        """Go back to a state; what follows is, on a CPU bit for bit, what would have followed."""
         restore(self, tensors, values)
 
 

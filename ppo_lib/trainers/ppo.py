@@ -287,7 +287,7 @@ class PPOTrainer:
         return {**tensors, "generator": self.generator.get_state()}, {**values, "beta": self.kl.beta}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, object]) -> None:
-        """Go back to a state; what follows is bit for bit what would have followed."""
+        """Go back to a state; what follows is, on a CPU bit for bit, what would have followed."""
         restore(self, tensors, values)
         set_generator(self.generator, tensors["generator"])
         self.kl.beta = float(values["beta"])  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppo_lib.models import device as device_module
-from ppo_lib.models.device import clock, peak_memory_bytes, prepare
+from ppo_lib.models.device import allow_tf32, clock, judging_dtype, peak_memory_bytes, prepare
 
 
 def test_peak_memory_is_in_bytes():
@@ -41,3 +41,18 @@ def test_the_library_is_imported_without_the_module_resource():
     code += "import " + ", ".join(modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "computes_in_bfloat16", "dtype"),
+    [("cpu", True, torch.float32), ("cuda", True, torch.bfloat16), ("cuda", False, torch.float32)],
+)
+def test_a_judge_is_never_read_in_float16(monkeypatch, device, computes_in_bfloat16, dtype):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: computes_in_bfloat16)
+    assert judging_dtype(torch.device(device)) == dtype
+
+
+def test_tf32_is_what_was_asked_for_last():
+    for wanted in (True, False):
+        allow_tf32(wanted)
+        assert torch.backends.cuda.matmul.allow_tf32 == wanted

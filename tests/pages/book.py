@@ -1,7 +1,10 @@
 """What the tests of the book share: the chapters, the table of contents, the built pages, the browser."""
 
+import functools
+import http.server
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +41,24 @@ def built_book() -> Path:
     html = (ROOT / os.environ["BOOK_HTML"]).resolve()
     assert (html / "book" / "index.html").is_file(), f"there is no built book in {os.environ['BOOK_HTML']}"
     return html
+
+
+@contextmanager
+def served_book(folder: Path) -> Iterator[str]:
+    """The address of the built book, below a path as on GitHub's pages; ``folder`` is empty."""
+    (folder / "proximal").symlink_to(built_book())
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_address[1]}/proximal"
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Says nothing of each request."""
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
 
 
 def chromium() -> str:

@@ -1,12 +1,9 @@
 """Workflows do what runs here by `make`, and nothing from outside runs in them but at a commit that was looked at."""
 
-import functools
-import http.server
 import os
 import re
 import subprocess
 import sys
-import threading
 import venv
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import yaml
 from scripts import publish, test_versions
 from scripts.book_address import version
 from scripts.execute_notebooks import clean
-from tests.pages.book import ROOT, built_book
+from tests.pages.book import ROOT, served_book
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -120,12 +117,9 @@ def test_a_notebook_alone_in_an_empty_folder_fetches_the_library_from_the_site_a
     """As in Colab: torch and the rest are there, ppo_lib is not, and no repository; the site lies under a path."""
     site = tmp_path / "site"
     site.mkdir()
-    (site / "proximal").symlink_to(built_book())
     python = environment_without_the_library(tmp_path / "environment")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
-    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("BOOK_ADDRESS", f"http://localhost:{server.server_address[1]}/proximal")
+    with served_book(site) as address:
+        monkeypatch.setenv("BOOK_ADDRESS", address)
         empty = tmp_path / "empty"
         empty.mkdir()
         notebook = clean(nbformat.read(ROOT / "chapters" / "08_clipping.ipynb", as_version=4))
@@ -134,7 +128,6 @@ def test_a_notebook_alone_in_an_empty_folder_fetches_the_library_from_the_site_a
         outside |= {"PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         command = [python, "-c", ALONE]
         ran = subprocess.run(command, cwd=empty, env=outside, capture_output=True, text=True)
-        server.shutdown()
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert str(tmp_path) in ran.stdout  # the wheel's, and not this checkout's
 

@@ -15,7 +15,7 @@ import pytest
 
 from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.errors import Diverged
-from ppo_lib.run import commands, stages
+from ppo_lib.run import commands, fitting, stages
 from ppo_lib.run.cli import main
 from ppo_lib.trainers.optimizer import Optimizer
 from tests.run.test_cli import importable, metrics_of, refused, train, world  # noqa: F401  (fixtures)
@@ -119,13 +119,32 @@ def test_a_reward_function_that_goes_to_another_folder_moves_nothing(world, tmp_
     assert (tmp_path / "here" / "run" / "model").is_dir()
 
 
-def test_a_run_that_diverges_is_one_sentence(world, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_run_that_diverges_is_one_sentence_with_iteration_and_checkpoint(world, tmp_path, monkeypatch, capsys):  # noqa: F811
+    step, steps = Optimizer.step, []
+
     def burst(self, scale=1.0):
+        steps.append(1)
+        if len(steps) < 3:
+            return step(self, scale)
         raise Diverged("the gradient's norm is nan; lower the learning rate")
 
     monkeypatch.setattr(Optimizer, "step", burst)
-    assert train(world, "sft", tmp_path / "run") == 1
-    assert capsys.readouterr().err == "ppo_lib: the gradient's norm is nan; lower the learning rate\n"
+    told = "ppo_lib: iteration 3: the gradient's norm is nan; lower the learning rate; "
+    assert train(world, "sft", tmp_path / "run", "--checkpoint-every", "1") == 1
+    assert capsys.readouterr().err == f"{told}000002 is the last checkpoint\n"
+    assert (tmp_path / "run" / "checkpoints" / "000002").is_dir()
+    steps.clear()
+    assert train(world, "sft", tmp_path / "other", "--checkpoint-every", "3") == 1
+    assert capsys.readouterr().err == f"{told}no checkpoint had been written yet\n"
+
+
+def test_each_stage_counts_its_own_peak_of_a_gpu(world, tmp_path, monkeypatch):  # noqa: F811
+    asked = []
+    monkeypatch.setattr(fitting.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(fitting, "forget_peak", asked.append)
+    monkeypatch.setattr(stages, "pick_device", lambda name: "cpu", raising=False)
+    assert train(world, "sft", tmp_path / "run", "--set", "device=cpu") == 0
+    assert [device.type for device in asked] == ["cuda"]
 
 
 @pytest.mark.parametrize("command", [["train", "ppo"], pytest.param(["align"], marks=pytest.mark.slow)])

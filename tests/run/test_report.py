@@ -4,14 +4,16 @@ import json
 import math
 import re
 import tracemalloc
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
 import yaml
 
+from ppo_lib.book.intervals import proportion
 from ppo_lib.book.jsonl import append_lines
 from ppo_lib.errors import BadInput
-from ppo_lib.run.evaluation import format_table, load_evaluation, save_evaluation
+from ppo_lib.run.evaluation import format_table, load_evaluation, save_evaluation, verdict
 from ppo_lib.run.files import write_atomic
 from ppo_lib.run.readings import choose_samples
 from ppo_lib.run.report import CHARTS, write_report
@@ -138,18 +140,43 @@ def test_an_aligned_folder_shows_before_and_after_and_all_three_runs(tmp_path):
         "prompts": 192,
         "before": {"score_mean": 0.0, "kl_k1": 0.0, "eos_rate": 1.0},
         "after": {"score_mean": 1.25, "kl_k1": 4.0, "eos_rate": 1.0},
+        "wins": {"score": proportion(150, 192)},
+        "correct": {"gold": {"before": proportion(20, 192), "after": proportion(90, 192)}},
+        "reward_accuracy": proportion(70, 100),
         "rows": [{"prompt": NASTY, "response before": "A) quiz", "response after": "Paris.", "score after": 1.5}],
     }
     save_evaluation(tmp_path / "evaluation.json", result)
     assert load_evaluation(tmp_path / "evaluation.json") == result
     text, _ = page_of(tmp_path)
-    places = [text.index(words) for words in ("Before and after", ">PPO</h2>", ">Reward model</h2>", ">Supervised")]
+    places = [
+        text.index(words)
+        for words in (">Verdict</h2>", "Before and after", ">PPO</h2>", ">Reward model</h2>", ">Supervised")
+    ]
     assert places == sorted(places)
     assert "192 held-out prompts" in text
     assert "A) quiz" in text
     table = format_table(result)
     assert re.search(r"proxy score +0\.000 +1\.250 +\+1\.250", table)
     assert "192 held-out prompts" in table
+    assert len(verdict(result)) == 3
+    for line in verdict(result):  # terminal and report say the same
+        assert line in table
+        assert f"<li>{escape(line)}</li>" in text
+
+
+def test_a_report_says_what_was_run_on_what_and_how_long(tmp_path):
+    config = {"model": "tiny", "prompts": "mine.jsonl", "reward_model": "judge", "seed": 3}
+    folder = make_run(tmp_path / "run", ppo_rows(3), config=config)
+    hardware, versions = {"processor": "AMD EPYC", "gpus": []}, {"torch": "2.13.0", "ppo_lib": "0.1.0"}
+    manifest = {"seconds": 12.3, "hardware": hardware, "versions": versions}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    run = "model tiny, on the data mine.jsonl, judged by judge, seed 3, on AMD EPYC, ppo_lib 0.1.0, torch 2.13.0"
+    assert f"Finished: 3 iterations in 12 seconds. What was run: {run}." in page_of(folder)[0]
+    manifest["hardware"]["gpus"] = ["NVIDIA H200"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "on NVIDIA H200, ppo_lib" in page_of(folder)[0]
+    (folder / "manifest.json").write_text(json.dumps({"seconds": 1, "hardware": "fast", "versions": [1]}))
+    assert "judged by judge, seed 3.<" in page_of(folder)[0]
 
 
 def test_every_chart_metric_is_drawn_once():
@@ -181,6 +208,13 @@ JUNK = {
         '{"heldout": true, "prompts": 1, "before": {"score_mean": "x"}, "after": {"score_mean": 1}, "rows": []}',
         '{"heldout": true, "prompts": 1, "before": {"score_mean": 1}, "after": {}, "rows": []}',
         '{"heldout": true, "prompts": 1, "before": {}, "after": {}, "rows": [5]}',
+        *(
+            f'{{"heldout": true, "prompts": 1, "before": {{}}, "after": {{}}, "rows": [], {damaged}}}'
+            for damaged in (
+                '"wins": 5', '"wins": {"score": 0.5}', '"wins": {"nobody": {}}', '"correct": {"gold": {"before": {}}}',
+                '"reward_accuracy": {"share": "high"}', '"correct": [1]',
+            )
+        ),
     ],
 }  # fmt: skip
 
