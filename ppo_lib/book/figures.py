@@ -186,10 +186,10 @@ class Figure:
         """The picture alone."""
         legend, top = self._legend()
         x_axis, y_axis = self._axes()
-        area = PlotArea(x_axis, y_axis, top + 6)
+        area, left = PlotArea(x_axis, y_axis, top + 6), room_for(y_axis.ticks)
         return "".join(
             [
-                f'<svg viewBox="0 0 {WIDTH} {HEIGHT + top}" width="100%" role="img" font-size="14" '
+                f'<svg viewBox="{-left} 0 {WIDTH + left} {HEIGHT + top}" width="100%" role="img" font-size="14" '
                 f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg"><title>{escape(self.caption)}</title>',
                 *legend,
                 *self._grid(area),
@@ -220,7 +220,7 @@ class Figure:
             yield label(area.x(where), floor + 18, text)
         yield label(LEFT + WIDE / 2, floor + 38, self.x)
         yield (
-            f'<text transform="translate(13 {area.top + HIGH / 2:.1f}) rotate(-90)" '
+            f'<text transform="translate({13 - room_for(area.y_axis.ticks)} {area.top + HIGH / 2:.1f}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y)}</text></g>'
         )
 
@@ -323,6 +323,11 @@ class Figure:
                 cells = (one.name, where, number(one.y[i]) + band)
                 rows.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells) + "</tr>")
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def room_for(ticks: Sequence[float]) -> int:
+    """What the picture needs at its left, so that no tick label stands under the axis' name: 7.8 units a character."""
+    return math.ceil(max(0.0, 7.8 * max((len(number(tick)) for tick in ticks), default=0) - (LEFT - 7 - 20)))
 
 
 def look(index: int) -> tuple[str, str, str]:

@@ -251,6 +251,16 @@ def test_labels_of_many_bars_do_not_run_into_each_other():
     assert all(f">{name}</text>" in few for name in "ab")
 
 
+@pytest.mark.parametrize("highest", [1.0, 0.04, -0.0312, 123456.0])
+def test_the_name_of_an_axis_stands_on_no_tick_label(highest):
+    picture = Figure("c", x="x", y="KL, nats per response").line([0, 1], [0, highest], "n").svg()
+    left, name = re.search(r'viewBox="(-?\d+) 0', picture), re.search(r"translate\((-?\d+) [\d.]+\) rotate", picture)
+    ticks = re.findall(r'<text x="53\.0" y="[\d.]+" text-anchor="end">([^<]+)<', picture)
+    assert len(ticks) >= 2
+    assert int(left[1]) + 13 == int(name[1])  # the name has all the room that it had
+    assert min(53 - 7.8 * len(tick) for tick in ticks) >= int(name[1]) + 6  # below the line of the name: its descenders
+
+
 def test_the_name_of_a_rule_lies_on_no_data_where_there_is_room():
     """At the left the line runs along the rule; at the right it is far below."""
     figure = Figure("c", x="x", y="y", y_range=(0, 2)).line([0, 5, 6, 10], [1.1, 1.1, 0.2, 0.2], "a").mark(1.0, "start")
