@@ -21,7 +21,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,6 +42,7 @@ from ppo_lib.trainers.configuration import DPOConfig, GRPOConfig, PPOConfig, to_
 from ppo_lib.trainers.dpo import DPOTrainer
 from ppo_lib.trainers.grpo import GRPOTrainer
 from ppo_lib.trainers.ppo import PPOTrainer
+from ppo_lib.trainers.reward import Pair
 
 Job = tuple[str, float, int]  # method, beta, seed
 
@@ -119,22 +120,34 @@ def record(job: Job) -> str:
     """Run one job to its end and store its last look."""
     method, _, seed = job
     torch.set_num_threads(1)
-    start, work = time.perf_counter(), time.process_time()
     backbone = pocket.load_backbone("sft")
     reward = pocket.load_reward_model(backbone)
     policy = ActorCritic(backbone, seed=seed)
+    trainer = None if method == "sft" else build(job, policy, reward)
+    return train_and_store(name_of(job), method, trainer, policy, reward)
+
+
+def train_and_store(
+    name: str,
+    method: str,
+    trainer: PPOTrainer | GRPOTrainer | DPOTrainer | None,
+    policy: ActorCritic,
+    reward: RewardModel,
+    heldout_pairs: Sequence[Pair] = (),
+) -> str:
+    """Train to the end (if there is a trainer), look, store, and say how it went."""
+    start, work = time.perf_counter(), time.process_time()
     history: list[dict[str, Any]] = []
-    config: dict[str, Any] = {"model": "pocket:sft", "seed": seed}
+    config: dict[str, Any] = to_mapping(trainer.config) if trainer else {"model": "pocket:sft", "seed": 0}
     tokens = 0.0
-    if method != "sft":
-        trainer = build(job, policy, reward)
-        config = to_mapping(trainer.config)
-        for _ in range(trainer.iterations):
-            row = trainer.step()
-            tokens += row["tokens"] if "tokens" in row else row["response_length"] * config["rollout_batch"]
-            history.append({key: row[key] for key in HISTORY if key in row})
+    for _ in range(trainer.iterations if trainer else 0):
+        row = trainer.step()
+        tokens += row["tokens"] if "tokens" in row else row["response_length"] * config["rollout_batch"]
+        history.append({key: row[key] for key in HISTORY if key in row})
     cost = time.process_time() - work
     means, texts = look(policy, reward)
+    if heldout_pairs:
+        means |= {f"heldout_{key}": value for key, value in trainer.evaluate(heldout_pairs).items()}
     about = manifest(
         config,
         time.perf_counter() - start,
@@ -144,9 +157,9 @@ def record(job: Job) -> str:
         gradient_tokens=round(tokens) * (1 if method == "dpo" else config.get("epochs", 1)),
         cpu_seconds=round(cost, 1),
     )
-    save_recorded(name_of(job), history[:: max(1, len(history) // 12)], texts, about)
+    save_recorded(name, history[:: max(1, len(history) // 12)], texts, about)
     return (
-        f"{name_of(job):32s} gold {means['gold']:.3f}  proxy {means['proxy']:.3f}  kl {means['kl']:.2f}  "
+        f"{name:36s} gold {means['gold']:.3f}  proxy {means['proxy']:.3f}  kl {means['kl']:.2f}  "
         f"{about['gradient_tokens']} gradient tokens, {cost:.0f} CPU s, {about['seconds']:.0f} s"
     )
 

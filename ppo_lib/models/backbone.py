@@ -266,15 +266,15 @@ class Backbone(nn.Module):
 
     def save_adapter(self, name: str, folder: str | Path) -> None:
         """Write one adapter as a PEFT folder: ``PeftModel.from_pretrained(base, folder)`` loads it."""
-        adapters.write_adapter(self.causal_lm, name, self.name, folder)
+        adapters.write_adapter(self.causal_lm, name, self.name, folder, self.world)
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Add an adapter and read its weights from a PEFT folder.
 
         Raises:
-            ValueError: no adapter there, or one that was made for another architecture.
+            BadInput: no adapter there, or one that was made for another architecture or other weights.
         """
-        adapters.read_adapter(self.causal_lm, name, self.name, folder)
+        adapters.read_adapter(self.causal_lm, name, self.name, folder, self.world)
         quicken_adapters(self.causal_lm, self.fused_lora)
         self._use(None)
 
@@ -417,6 +417,12 @@ def check_forward(backbone: "Backbone") -> None:
         )
     near = (1e-3 if exact else 0.2) * scale
     if not float((padded[:1] - own).abs().max()) <= near:
+        if model.dtype == torch.float64 and bool(padded[:1].isnan().any()):  # of float64's mask float32 makes infinity
+            raise BadInput(
+                f"{which} gives NaN where a prompt is padded: its attention "
+                f"({model.config._attn_implementation}) takes the softmax of float64 in float32, where the mask "
+                "overflows; load it with attn_implementation='sdpa', or in float32"
+            )
         raise BadInput(
             f"{which} gives other logits when a prompt is padded on the left; its log-probs would depend on the batch"
         )

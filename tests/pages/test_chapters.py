@@ -86,3 +86,10 @@ def test_an_optional_part_says_so_and_is_closed_before_the_next_heading(path: Pa
         assert "</details>" in rest
         assert not re.search(r"^#", rest.split("</details>", 1)[0], flags=re.MULTILINE)
     assert text.count("<details") == text.count("</details>")
+
+
+@each_chapter
+def test_a_fold_says_what_it_hides(path: Path):
+    folded = [cell for cell in cells(path) if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", []))]
+    nameless = [cell.source[:60] for cell in folded if "code_prompt_show" not in cell.metadata.get("mystnb", {})]
+    assert nameless == []
