@@ -32,7 +32,8 @@ from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.pocket import capitals, labelers
 from ppo_lib.run.data import load_pairs
 from ppo_lib.run.evaluation import EvaluationConfig, evaluate_policy, reward_accuracy
-from ppo_lib.run.folders import RunFolder, fit
+from ppo_lib.run.fitting import fit
+from ppo_lib.run.folders import RunFolder
 from ppo_lib.run.manifests import manifest
 from ppo_lib.run.stages import build
 from ppo_lib.trainers.configuration import PPOConfig, RewardConfig, load_recipe, read_config, to_mapping

@@ -44,7 +44,7 @@ AROUND = 40  # characters of a line that are shown before and after what differs
 ALSO = {
     "formulas/dpo": ["trainers/test_dpo.py"],
     "formulas/grpo": ["trainers/test_grpo.py"],
-    "formulas/masking": ["formulas/test_losses.py"],
+    "formulas/masking": ["formulas/test_losses.py", "formulas/test_advantages.py", "formulas/test_rewards.py"],
     "trainers/experience": ["trainers/test_ppo.py"],
     "trainers/grpo": ["trainers/test_ppo.py"],
     "trainers/judging": ["trainers/test_ppo.py", "run/test_judges.py"],

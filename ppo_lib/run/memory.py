@@ -41,6 +41,7 @@ from ppo_lib.models import registry
 from ppo_lib.models.adapter_folders import read_settings, same_model
 from ppo_lib.models.adapters import adapter_dtype, add_adapter
 from ppo_lib.models.backbone import MAX_LOGITS
+from ppo_lib.models.device import judging_dtype
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.loading import DTYPES, context_length, load_shape, refusals
 from ppo_lib.models.prefix import sees_everything
@@ -411,8 +412,9 @@ def judge_bytes(
         where, commit = (pinned.name, pinned.commit) if pinned else (str(place), None)
         shape = AutoConfig.from_pretrained(where, revision=commit, trust_remote_code=False)
         count = parameters(AutoModelForSequenceClassification.from_config(shape))
-    on_cpu = torch.device(pick_device(config.device)).type == "cpu"
-    return count * (4 if on_cpu else 2), 0  # PublishedRewardModel loads it whole, on a GPU in half precision
+    return count * judging_dtype(
+        torch.device(pick_device(config.device))
+    ).itemsize, 0  # as PublishedRewardModel reads it
 
 
 def adapter_bytes(model: PreTrainedModel, rank: int, dtype: torch.dtype) -> int:

@@ -13,7 +13,7 @@ from ppo_lib.book.diagrams.canvas import WIDTH, Area, Drawing
 from ppo_lib.book.diagrams.letters import width_of
 from ppo_lib.errors import BadInput
 from ppo_lib.trainers import ppo
-from scripts import store_drawings
+from scripts import store_figures
 from tests.pages.book import launched_chromium, toc_files
 
 PHONE = 350  # pixels: what a page leaves for a picture in a window of 390
@@ -276,14 +276,15 @@ def test_the_map_leads_to_every_chapter_in_order():
 
 
 def test_drawings_on_pages_without_code_are_drawn_afresh(tmp_path, monkeypatch):
-    assert store_drawings.problems() == [], "run python scripts/store_drawings.py"
-    monkeypatch.setattr(store_drawings, "FOLDER", tmp_path)
-    (tmp_path / "book_map.html").write_text("old")
-    (tmp_path / "other.html").write_text("x")
-    assert store_drawings.problems() == [
+    assert store_figures.problems("drawings") == [], "run python scripts/store_figures.py"
+    monkeypatch.setattr(store_figures, "BOOK", tmp_path)
+    (tmp_path / "drawings").mkdir()
+    (tmp_path / "drawings" / "book_map.html").write_text("old")
+    (tmp_path / "drawings" / "other.html").write_text("x")
+    assert store_figures.problems("drawings") == [
         "other.html is missing or belongs to no page",
         "pipeline.html is missing or belongs to no page",
-        "book_map.html differs from a fresh drawing",
+        "book_map.html differs from a fresh one",
     ]
 
 

@@ -184,6 +184,7 @@ def test_explained_variance():
     dirty = returns.masked_fill(mask == 0, math.nan)
     assert explained_variance(dirty, dirty, mask) == 1
     assert math.isnan(explained_variance(returns, torch.ones(2, 3), mask))
+    assert explained_variance(-returns / 100, returns / 100, mask) == pytest.approx(-3)  # of returns that vary little
 
 
 @pytest.mark.parametrize(("gamma", "lam", "words"), [("1", 0.9, "gamma is '1'"), (1.0, None, "lam is None")])

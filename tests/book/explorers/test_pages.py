@@ -5,24 +5,28 @@ import re
 import pytest
 
 from ppo_lib.book.explorers import answers
-from scripts.store_explorers import FOLDER, PAGES, fresh, problems
+from scripts import store_figures
 from tests.pages.book import ROOT
+
+PAGES = store_figures.SHELVES["explorers"]
 
 
 def test_stored_explorers_are_fresh():
-    assert problems() == []
+    assert store_figures.problems("explorers") == []
 
 
 def test_a_changed_number_is_noticed(monkeypatch, tmp_path):
+    (tmp_path / "explorers").mkdir()
     for name in PAGES:
-        (tmp_path / name).write_text(fresh(name).replace("0", "1", 1), encoding="utf-8")
-    monkeypatch.setattr("scripts.store_explorers.FOLDER", tmp_path)
-    assert problems() == [f"{name} differs from a fresh computation" for name in sorted(PAGES)]
+        other = store_figures.fresh("explorers", name).replace("0", "1", 1)
+        (tmp_path / "explorers" / name).write_text(other, encoding="utf-8")
+    monkeypatch.setattr(store_figures, "BOOK", tmp_path)
+    assert store_figures.problems("explorers") == [f"{name} differs from a fresh one" for name in sorted(PAGES)]
 
 
 def test_every_stored_explorer_has_its_page():
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
-    assert set(re.findall(rf":file: {FOLDER.name}/(\S+)", pages)) == set(PAGES)
+    assert set(re.findall(r":file: explorers/(\S+)", pages)) == set(PAGES)
 
 
 def test_the_three_answers_tell_the_story_that_the_start_page_tells():
