@@ -25,10 +25,10 @@ from ppo_lib.models.registry import exact_model
 from ppo_lib.models.scoring import Scored, plain_head
 from ppo_lib.models.tokens import (
     TokenBatch,
+    check_chat_template,
     closing_token,
     decode_responses,
     encode_prompts,
-    in_chat_form,
     pad_pairs,
     pair_ids,
 )
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if chat_template:
-            in_chat_form(tokenizer, "a")  # refuses a tokenizer without a template
+            check_chat_template(tokenizer)
         self.chat_template, self.world = chat_template, world if world.sharded else ALONE
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
