@@ -20,7 +20,7 @@ FORMULAS = {
     "discounted_returns": ("chapters/00_rl_for_llms", r"G_t = r_t + \gamma\, r_{t+1}"),
     "sft_loss": ("chapters/01_sft", r"L_{\text{SFT}}(\theta)"),
     "bradley_terry_loss": ("chapters/02_reward_model", r"L_{\text{BT}}(\phi)"),
-    "policy_gradient_loss": ("chapters/03_policy_gradient", r"L_{\text{PG}} = -\,\mathbb{E}_t"),
+    "policy_gradient_loss": ("chapters/03_policy_gradient", r"L_{\text{PG}} = -\,\mathbb{E}_t\big["),
     "kl_exact": ("chapters/06_kl_rubber_band", r"= \sum_{a} \pi_\theta(a \mid s)\,\big(\log"),
     "augmented_rewards": ("chapters/06_kl_rubber_band", r"r_t = -\beta\, d_t"),
     "kl_estimate": ("chapters/06_kl_rubber_band", r"k_1 = d, \qquad k_2"),
