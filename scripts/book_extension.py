@@ -23,6 +23,8 @@ from scripts.book_address import (
     repository,
     wheel_name,
 )
+from scripts.book_icons import make_smaller
+from scripts.book_tips import write_tips
 
 LINK = re.compile(r"\[(?P<words>[^\[\]]+)\]\((?:\.\./book/)?glossary\.md#term-(?P<slug>[\w-]+)\)")
 BUTTON, FIRST = '<a href="#how-to-read">Run it yourself</a>', "chapters/00_rl_for_llms"
@@ -109,12 +111,14 @@ def finish(app: Any, error: Exception | None) -> None:
     """The site carries its library, and GitHub's pages are to show it as it is."""
     if error is None and app.builder.name == "html":
         build_wheel(Path(app.outdir) / WHEELS)
+        make_smaller(Path(app.outdir))
+        write_tips(Path(app.outdir))
         (Path(app.outdir) / ".nojekyll").touch()
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx calls this."""
-    for name in ("scripts.book_reference", "scripts.book_search"):
+    for name in ("scripts.book_reference", "scripts.book_search", "scripts.book_tips"):
         app.setup_extension(name)
     app.connect("config-inited", set_address, priority=100)  # before the theme reads its options
     app.connect("source-read", read_source)

@@ -15,20 +15,20 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 
-# Function, the chapter's page, and LaTeX that only its formula holds there.
+# Function, the chapter's page, and LaTeX that only its formula holds there, however it is laid out.
 FORMULAS = {
     "discounted_returns": ("chapters/00_rl_for_llms", r"G_t = r_t + \gamma\, r_{t+1}"),
     "sft_loss": ("chapters/01_sft", r"L_{\text{SFT}}(\theta)"),
     "bradley_terry_loss": ("chapters/02_reward_model", r"L_{\text{BT}}(\phi)"),
-    "policy_gradient_loss": ("chapters/03_policy_gradient", r"L_{\text{PG}} = -\,\mathbb{E}_t"),
+    "policy_gradient_loss": ("chapters/03_policy_gradient", r"L_{\text{PG}} = -\,\mathbb{E}_t\big["),
     "kl_exact": ("chapters/06_kl_rubber_band", r"= \sum_{a} \pi_\theta(a \mid s)\,\big(\log"),
     "augmented_rewards": ("chapters/06_kl_rubber_band", r"r_t = -\beta\, d_t"),
     "kl_estimate": ("chapters/06_kl_rubber_band", r"k_1 = d, \qquad k_2"),
     "AdaptiveKL": ("chapters/06_kl_rubber_band", r"\beta \leftarrow \beta"),
     "td_errors": ("chapters/07_critic_and_gae", r"\delta_t = \underbrace{r_t"),
-    "gae": ("chapters/07_critic_and_gae", r"\hat A_t = \delta_t + (\gamma\lambda)\,\delta_{t+1}"),
+    "gae": ("chapters/07_critic_and_gae", r"= \delta_t + \gamma\lambda\, \hat A_{t+1}"),
     "explained_variance": ("chapters/07_critic_and_gae", r"1 - \frac{\operatorname{Var}(\hat R_t"),
-    "clipped_policy_loss": ("chapters/08_clipping", r"J(\theta) = \mathbb{E}_t\Big[\min"),
+    "clipped_policy_loss": ("chapters/08_clipping", r"\mathbb{E}_t\Big[\min\big(\rho_t \hat A_t"),
     "value_loss": ("chapters/09_full_loss", r"L_{\text{value}} = \mathbb{E}_t"),
     "entropy": ("chapters/09_full_loss", r"S_t = -\sum_{v}"),
     "ppo_loss": ("chapters/09_full_loss", r"L = \underbrace{L_{\text{policy}}}"),
@@ -39,6 +39,11 @@ FORMULAS = {
 }
 CHAPTER = re.compile(r"chapters/(\d\d)_")
 LIBRARY = "book/library/"
+
+
+def bare(latex: str) -> str:
+    """LaTeX without its layout: spaces and the marks where lines meet."""
+    return re.sub(r"\\[,;:!]|[\s&]", "", latex)
 
 
 def anchor(name: str) -> str:
@@ -67,7 +72,7 @@ def number_formulas(app: Any, document: nodes.document) -> None:
         block["number"] = f"{chapter_number(docname)}.{number}"
         block["ids"] = [f"formula-{chapter_number(docname)}-{number}"]
     for name, (_, latex) in ((name, entry) for name, entry in FORMULAS.items() if entry[0] == docname):
-        found = [block for block in blocks if latex in block.astext()]
+        found = [block for block in blocks if bare(latex) in bare(block.astext())]
         if len(found) != 1:
             logging.getLogger(__name__).warning(
                 "%s has %d formulas with %s, but FORMULAS in scripts/book_reference.py needs one",

@@ -67,11 +67,31 @@
       Promise.all(drawing).then(() => { section.dataset.frame = index; }, unlessOvertaken);
     }
 
+    // A setting has an address, "#ID=0.30,2": a slider that was moved writes it, and a page that is opened reads it.
+    const place = `#${section.id}=`;
+    const write = () => {
+      const values = sliders.map(({ input, texts }) => encodeURIComponent(texts[input.value]));
+      history.replaceState(null, "", place + values.join(","));
+    };
+    const read = () => {
+      if (!location.hash.startsWith(place)) return;
+      const values = location.hash.slice(place.length).split(",");
+      sliders.forEach(({ input, texts }, i) => {
+        const index = texts.findIndex((text) => encodeURIComponent(text) === values[i]);
+        if (index >= 0) input.value = index;
+      });
+    };
+
     pictures.forEach((picture) => picture.replaceChildren());
     section.querySelector(".explorer-settings").replaceChildren(...sliders.map(({ row }) => row));
     section.classList.add("alive");
-    sliders.forEach(({ input }) => input.addEventListener("input", show));
+    sliders.forEach(({ input }) => {
+      input.addEventListener("input", show);
+      input.addEventListener("change", write);
+    });
+    addEventListener("hashchange", () => { read(); show(); });
     alive.push(show);
+    read();
     show();
   }
 
@@ -79,6 +99,9 @@
     near.unobserve(target);
     load().then((Plotly) => start(target, Plotly));
   }), { rootMargin: "400px" });
+  const visit = () => document.getElementById(location.hash.match(/^#(.+)=/)?.[1] ?? "")?.scrollIntoView();
+  addEventListener("hashchange", visit);
+  addEventListener("load", visit);
   addEventListener("DOMContentLoaded", () => document.querySelectorAll("section.explorer").forEach((one) => near.observe(one)));
   new MutationObserver(() => alive.forEach((show) => show())).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 })();

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from ppo_lib.errors import BadInput, reading
 from ppo_lib.models import registry
-from ppo_lib.models.files import load_tensors, not_finite, number_at, read_json, text_at
+from ppo_lib.models.bases import NOTE, changed_layer
+from ppo_lib.models.files import load_tensors, not_finite, notes_in, number_at, read_json, text_at
 
 KIND = "a PEFT adapter folder"
 CONFIG, WEIGHTS, REWARD_HEAD = "adapter_config.json", "adapter_model.safetensors", "reward_head.safetensors"
@@ -139,6 +140,8 @@ def merge(causal_lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
         number_at(config, "r", path, 1, MOST_RANK)
         number_at(config, "lora_alpha", path, 1e-6, 1e6)
     tensors = load_tensors(folder / WEIGHTS)
+    if layer := changed_layer(notes_in(folder / WEIGHTS).get(NOTE), causal_lm):
+        raise other_weights(folder, str(causal_lm.config.name_or_path), layer)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -158,6 +161,14 @@ def merge(causal_lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
         ) from error
     check_finite(merged, folder)
     return merged.requires_grad_(False)
+
+
+def other_weights(folder: str | Path, base: str, layer: str) -> BadInput:
+    """What is said of an adapter that was trained on another model of the same shape."""
+    return BadInput(
+        f"the adapter in {str(folder)!r} was trained on other weights than those of {base!r} (they differ in {layer}); "
+        f"give the very model that it was trained on, or train it anew on {base!r}"
+    )
 
 
 def check_finite(model: nn.Module, folder: str | Path) -> None:

@@ -26,8 +26,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ppo_lib.errors import BadInput
-from ppo_lib.models.adapter_folders import WEIGHTS, read_settings
-from ppo_lib.models.files import load_tensors
+from ppo_lib.models.adapter_folders import WEIGHTS, other_weights, read_settings
+from ppo_lib.models.bases import NOTE, base_note, changed_layer
+from ppo_lib.models.files import load_tensors, notes_in
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.lora import quicken_adapters
@@ -169,12 +170,12 @@ def adapter_state(causal_lm: PreTrainedModel, name: str) -> dict[str, Any]:
     return state
 
 
-def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path) -> None:
+def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path, world: World = ALONE) -> None:
     """Write one adapter as a PEFT folder: ``PeftModel.from_pretrained(base, folder)`` loads it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     state = adapter_state(causal_lm, name)
     tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
-    save_file(tensors, Path(folder) / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, Path(folder) / WEIGHTS, metadata={"format": "pt"} | base_note(causal_lm, world))
     config: Any = causal_lm.peft_config[name]
     pinned = pinned_model(base)
     config.base_model_name_or_path, config.revision = (pinned.name, pinned.commit) if pinned else (base, None)
@@ -185,11 +186,11 @@ def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str 
     file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
-def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path) -> None:
+def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str | Path, world: World = ALONE) -> None:
     """Add an adapter and read its weights from a PEFT folder.
 
     Raises:
-        ValueError: no adapter there, one of another kind, or one that was made for another architecture.
+        BadInput: no adapter there, one of another kind, or one that was made for another architecture or other weights.
     """
     settings = read_settings(folder)
     saved = load_tensors(Path(folder) / WEIGHTS)
@@ -199,6 +200,9 @@ def read_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str |
     if wanted != {k: v.shape for k, v in tensors.items()}:
         remove_adapter(causal_lm, name)
         raise BadInput(f"the adapter in {str(folder)!r} was made for another model than {base!r}")
+    if layer := changed_layer(notes_in(Path(folder) / WEIGHTS).get(NOTE), causal_lm, world):
+        remove_adapter(causal_lm, name)
+        raise other_weights(folder, base, layer)
     set_peft_model_state_dict(causal_lm, tensors, adapter_name=name)
 
 

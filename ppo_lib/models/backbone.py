@@ -25,10 +25,10 @@ from ppo_lib.models.registry import exact_model
 from ppo_lib.models.scoring import Scored, plain_head
 from ppo_lib.models.tokens import (
     TokenBatch,
+    check_chat_template,
     closing_token,
     decode_responses,
     encode_prompts,
-    in_chat_form,
     pad_pairs,
     pair_ids,
 )
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if chat_template:
-            in_chat_form(tokenizer, "a")  # refuses a tokenizer without a template
+            check_chat_template(tokenizer)
         self.chat_template, self.world = chat_template, world if world.sharded else ALONE
         self.causal_lm, self.tokenizer, self.name = causal_lm, tokenizer, name
         self.eos_token_ids = eos_token_ids(causal_lm, tokenizer)
@@ -266,15 +266,15 @@ class Backbone(nn.Module):
 
     def save_adapter(self, name: str, folder: str | Path) -> None:
         """Write one adapter as a PEFT folder: ``PeftModel.from_pretrained(base, folder)`` loads it."""
-        adapters.write_adapter(self.causal_lm, name, self.name, folder)
+        adapters.write_adapter(self.causal_lm, name, self.name, folder, self.world)
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Add an adapter and read its weights from a PEFT folder.
 
         Raises:
-            ValueError: no adapter there, or one that was made for another architecture.
+            BadInput: no adapter there, or one that was made for another architecture or other weights.
         """
-        adapters.read_adapter(self.causal_lm, name, self.name, folder)
+        adapters.read_adapter(self.causal_lm, name, self.name, folder, self.world)
         quicken_adapters(self.causal_lm, self.fused_lora)
         self._use(None)
 
@@ -417,6 +417,12 @@ def check_forward(backbone: "Backbone") -> None:
         )
     near = (1e-3 if exact else 0.2) * scale
     if not float((padded[:1] - own).abs().max()) <= near:
+        if model.dtype == torch.float64 and bool(padded[:1].isnan().any()):  # of float64's mask float32 makes infinity
+            raise BadInput(
+                f"{which} gives NaN where a prompt is padded: its attention "
+                f"({model.config._attn_implementation}) takes the softmax of float64 in float32, where the mask "
+                "overflows; load it with attn_implementation='sdpa', or in float32"
+            )
         raise BadInput(
             f"{which} gives other logits when a prompt is padded on the left; its log-probs would depend on the batch"
         )

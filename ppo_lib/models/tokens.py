@@ -8,6 +8,7 @@ Lengths are stored, never inferred from the pad id, so a tokenizer whose pad tok
                   ^ response_lengths counts these, the EOS included
 """
 
+import threading
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ppo_lib.errors import BadInput
 
+PATIENCE = 10.0  # seconds that a chat template may take for one short message; they take less than one thousandth
 ANSWER = "the-answer-stands-here"  # to see what a chat template puts behind an answer
 
 
@@ -147,6 +149,34 @@ def in_chat_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
             f"the tokenizer's chat template cannot be used ({why}); mend it in tokenizer_config.json or "
             "chat_template.jinja, or set chat_template: false"
         ) from error
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer whose chat template cannot be used, or does not end; it is a program that others wrote.
+
+    Raises:
+        BadInput: as :func:`in_chat_form`, or it takes more than ``PATIENCE``.
+    """
+    told: list[Exception] = []
+
+    def use() -> None:
+        try:
+            in_chat_form(tokenizer, "a")
+            closing_token(tokenizer, [0], chat=True)
+        except Exception as error:
+            told.append(error)
+
+    # Nothing can stop the template's own code; a thread that does not keep the process alive can be left behind.
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if thread.is_alive():
+        raise BadInput(
+            f"the tokenizer's chat template has not ended after {PATIENCE:g} seconds on one word; mend it in "
+            "tokenizer_config.json or chat_template.jinja, or set chat_template: false"
+        )
+    if told:
+        raise told[0]
 
 
 def closing_token(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Sequence[int], chat: bool = False) -> int:

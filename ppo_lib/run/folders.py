@@ -39,7 +39,7 @@ from ppo_lib.run.checkpoints import (
     saved_checkpoints,
 )
 from ppo_lib.run.files import TEMPORARY, make_folder, remove_empty, replace_folder, sweep, write_atomic
-from ppo_lib.run.inputs import fingerprints
+from ppo_lib.run.inputs import fingerprints, sources
 from ppo_lib.run.locking import locked
 from ppo_lib.run.manifests import manifest, peak_memory
 from ppo_lib.trainers.configuration import ConfigError, load_yaml, to_mapping
@@ -74,6 +74,7 @@ class RunFolder:
         self.started = time.monotonic()
         self.longer = False
         self.inputs: dict[str, str] = {}
+        self.sources: dict[str, str] = {}
         self.config: dict[str, Any] = {}
         self.logs = {name: Log(self.path / name) for name in LOGS}
         self._held = False
@@ -149,7 +150,7 @@ class RunFolder:
         """
         self.check(config, defaults)
         self.started = time.monotonic()  # the stages before it, in a run of several, are not its own time
-        self.config, self.inputs = flatten(config), fingerprints(config, self.path)
+        self.config, self.inputs, self.sources = flatten(config), fingerprints(config, self.path), sources(config)
         self.world.wait()  # until all have looked at the folder
         path = self.path / "config.yaml"
         if self.world.first and (self.longer or not path.exists()):
@@ -230,6 +231,7 @@ class RunFolder:
                 continue
             if first is not None:
                 warnings.warn(f"{first}; went back to checkpoint {path.name}", stacklevel=4)
+            self._say_what_was_mended(values)
             return values
         if first is not None:
             raise ConfigError(
@@ -258,6 +260,16 @@ class RunFolder:
                 raise Changed(
                     f"cannot resume {self.path.name!r}: the content of {key} {self.config.get(key)!r} is not what it "
                     "was at the checkpoint; put the old files back, or begin another run in another folder"
+                )
+
+    def _say_what_was_mended(self, values: Values) -> None:
+        """Say which judge is a function whose module has changed: it may well have been mended."""
+        for key, there in values.get("sources", {}).items():
+            if self.world.first and self.sources.get(key, there) != there:
+                warnings.warn(
+                    f"the module of {key} {self.config.get(key)!r} has changed since the checkpoint; the run goes on "
+                    "with it as it is now, so scores before and after may differ",
+                    stacklevel=5,
                 )
 
     def _keep_old_metrics(self) -> None:
@@ -298,6 +310,7 @@ class RunFolder:
             "peak_memory_bytes": max(self.peak_memory, peak_memory()),
             "config": self.config,
             "inputs": self.inputs,
+            "sources": self.sources,
         }
         with writing(self.path / "checkpoints"):
             save_checkpoint(self.path / "checkpoints", trainer.iteration, tensors, state)

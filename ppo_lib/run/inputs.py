@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ppo_lib.errors import reading
 from ppo_lib.models import registry
 
+JUDGES = ("reward_model", "heldout_judge")  # of configurations: what may be a function in a module
 KEYS = ("model", "data", "prompts", "reward_model", "heldout_judge")  # of configurations: what may lie in files
 READ = (".safetensors", ".json", ".jsonl", ".yaml", ".txt", ".model", ".jinja")  # not a folder's notes and pictures
 WHOLE = 2**26  # bytes: larger files are read in places
@@ -18,7 +20,8 @@ PLACES, PLACE = 64, 2**20
 def fingerprints(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """A checksum for each key of a configuration that names a file or folder of this machine.
 
-    What the hub holds is pinned by its commit, and a function's module may well be mended while its run stands.
+    What the hub holds is pinned by its commit, and a function's module may well be mended while its run stands: see
+    :func:`sources`.
 
     Args:
         config: of one stage.
@@ -30,6 +33,18 @@ def fingerprints(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
         if isinstance(name, str) and (place := place_of(name, folder)):
             with reading(name):
                 found[key] = fingerprint(place)
+    return found
+
+
+def sources(config: Mapping[str, Any]) -> dict[str, str]:
+    """A checksum of the module of each judge that is a function, ``package.module:function``, and has been imported."""
+    found = {}
+    for key in JUDGES:
+        module, _, function = str(config.get(key)).partition(":")
+        file = getattr(sys.modules.get(module), "__file__", None) if function else None
+        if file and Path(file).is_file():
+            with reading(file):
+                found[key] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return found
 
 

@@ -174,6 +174,14 @@ def test_refusals_name_the_argument_and_what_is_wanted(call, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_a_response_of_one_token_has_the_return_of_that_token():
+    rewards, values, mask = (
+        torch.tensor([[x], [y]], dtype=torch.float64) for x, y in ((2.0, -1.0), (0.5, 0.5), (1, 1))
+    )
+    assert gae(rewards, values, mask, 0.9, 0.9).advantages.tolist() == [[1.5], [-1.5]]
+    assert discounted_returns(rewards, mask, 0.9).tolist() == [[2.0], [-1.0]]
+
+
 def test_explained_variance():
     returns = torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]])
     mask = torch.tensor([[1.0, 1, 1], [1, 0, 0]])
@@ -184,6 +192,7 @@ def test_explained_variance():
     dirty = returns.masked_fill(mask == 0, math.nan)
     assert explained_variance(dirty, dirty, mask) == 1
     assert math.isnan(explained_variance(returns, torch.ones(2, 3), mask))
+    assert explained_variance(-returns / 100, returns / 100, mask) == pytest.approx(-3)  # of returns that vary little
 
 
 @pytest.mark.parametrize(("gamma", "lam", "words"), [("1", 0.9, "gamma is '1'"), (1.0, None, "lam is None")])

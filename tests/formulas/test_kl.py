@@ -178,12 +178,21 @@ def test_gradients_are_those_of_finite_differences(kind):
         (lambda: AdaptiveKL(0.0, 6.0, 100.0), ["beta is 0.0", "above 0"]),
         (lambda: AdaptiveKL(0.1, 0.0, 100.0), ["target 0.0"]),
         (lambda: AdaptiveKL(0.1, 6.0, -1.0), ["horizon -1.0"]),
+        (lambda: AdaptiveKL(0.1, 6.0, 0.0), ["horizon 0.0"]),
+        (lambda: AdaptiveKL(0.1, 6.0, -0.5), ["horizon -0.5"]),
     ],
 )
 def test_refusals(call, words):
     with pytest.raises(ValueError, match=words[0]) as error:
         call()
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_fixed_beta_may_be_0_and_a_horizon_below_1():
+    assert FixedKL(0).beta == 0
+    controller = AdaptiveKL(0.1, target=6.0, horizon=0.5)
+    controller.update(60.0, 1)
+    assert controller.beta == pytest.approx(0.12)
 
 
 def test_fixed_beta_stays():

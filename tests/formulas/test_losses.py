@@ -263,6 +263,37 @@ def test_far_away_ratios_stay_finite_with_finite_gradients(log_ratio, advantage)
 # --------------------------------------------------------------------------------------------------------------- value
 
 
+@pytest.mark.parametrize(("advantage", "objective"), [(0.5, 0.6), (-0.5, -1.5), (2.0, 2.4), (-2.0, -6.0)])
+def test_dual_clip_bounds_what_a_bad_token_costs_and_no_good_one(advantage, objective):
+    """Ratio 5, clip 0.2, dual clip 3."""
+    result = clipped_policy_loss(one(math.log(5)), one(0.0), one(advantage), ONE, epsilon=0.2, dual_clip=3.0)
+    assert -result.loss.item() == pytest.approx(objective)
+
+
+def test_a_log_ratio_counts_as_20_at_most():
+    result = clipped_policy_loss(one(25.0), one(0.0), one(-1.0), ONE)
+    assert result.ratio.item() == pytest.approx(math.exp(20))
+    assert clipped_policy_loss(one(0.0), one(25.0), one(1.0), ONE).ratio.item() == pytest.approx(math.exp(-20))
+
+
+def test_the_value_clip_holds_a_prediction_near_that_of_the_rollout_on_either_side():
+    """Five tokens, old value 1 and clip 0.2: far above, far below, within, and two worse unclipped."""
+    values = torch.tensor([[3.0, -1.0, 1.1, 0.5, 2.0]], dtype=torch.float64, requires_grad=True)
+    returns = torch.tensor([[3.0, -2.0, 2.0, 2.0, 0.0]], dtype=torch.float64)
+    worse = [(1.2 - 3) ** 2, (0.8 + 2) ** 2, (1.1 - 2) ** 2, (0.5 - 2) ** 2, 2.0**2]
+    loss = value_loss(values, returns, torch.ones(1, 5), torch.ones(1, 5, dtype=torch.float64), clip=0.2)
+    assert loss.item() == pytest.approx(sum(worse) / 5)
+    (grad,) = torch.autograd.grad(loss, values)
+    assert grad[0].tolist() == pytest.approx([0, 0, 2 * (1.1 - 2) / 5, 2 * (0.5 - 2) / 5, 2 * 2 / 5])
+
+
+def test_zero_is_a_value_clip_and_a_coefficient():
+    still = value_loss(one(2.0), one(1.0), ONE, old_values=one(0.0), clip=0.0)
+    assert still.item() == 1
+    assert value_loss(one(0.5), one(1.0), ONE, old_values=one(0.0), clip=0.0).item() == 1
+    assert ppo_loss(one(1.0), one(2.0), one(3.0), 0.0, 0.0).item() == 1
+
+
 def test_value_loss_is_the_squared_error_without_one_half():
     values = torch.tensor([[1.0, 3.0]], requires_grad=True)
     loss = value_loss(values, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import GARBAGE, ragged
 
-from ppo_lib.formulas.masking import check_right_padded, masked_mean, masked_var, trusted, whiten
+from ppo_lib.formulas.masking import check_numbers, check_right_padded, masked_mean, masked_var, trusted, whiten
 
 FUNCTIONS = {
     "masked_mean": masked_mean,
@@ -135,3 +135,18 @@ def test_trusted_numbers_are_not_looked_at_and_trust_ends_with_its_block():
         _ = 1 / 0
     with pytest.raises(ValueError, match="empty"):
         masked_mean(torch.ones(1, 2), torch.zeros(1, 2))
+
+
+def test_a_hole_is_found_in_its_row_wherever_it_is():
+    for mask in ([[1, 1, 1, 1], [1, 0, 1, 0], [1, 1, 0, 1]], [[1, 1, 0, 0], [1, 1, 0, 1], [0, 1, 0, 0]]):
+        with pytest.raises(ValueError, match="mask row 1 counts a token after padding"):
+            check_right_padded(torch.tensor(mask))
+    rows = [[1.0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]
+    assert check_right_padded(torch.tensor(rows)).tolist() == [[bool(x) for x in row] for row in rows]
+
+
+def test_a_number_may_be_a_tensor_of_one_element_and_of_no_other_size():
+    check_numbers(beta=torch.tensor(0.1), epsilon=torch.tensor([0.2]), clip=3)
+    for several in (torch.zeros(0), torch.zeros(2)):
+        with pytest.raises(ValueError, match=r"beta is .* but must be a number"):
+            check_numbers(beta=several)

@@ -66,6 +66,7 @@ ZEROS, ONES = torch.zeros(2, 3), torch.ones(2, 3)
         (torch.zeros(2), ZEROS, ONES, math.nan, ["beta", "nan"]),
         (torch.zeros(2), ZEROS, ZEROS, 0.1, ["mask", "empty"]),
         (torch.zeros(2), ZEROS, torch.tensor([[1.0, 1, 1], [0, 0, 0]]), 0.1, ["mask row 1", "no token"]),
+        (torch.zeros(3), torch.zeros(3, 2), torch.tensor([[0.0, 0], [1, 1], [0, 0]]), 0.1, ["mask row 0", "no token"]),
         (torch.zeros(2), ZEROS, torch.tensor([[1.0, 1, 1], [0, 1, 1]]), 0.1, ["mask row 1", "right-padded"]),
     ],
 )

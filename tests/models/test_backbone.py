@@ -489,6 +489,15 @@ def changed(tiny_folder, tmp_path, change_tokenizer=None, **config):
     return folder
 
 
+def test_float64_with_a_softmax_in_float32_is_refused_with_the_reason(tiny_folder):
+    own = AutoModelForCausalLM.from_pretrained(tiny_folder(), dtype=torch.float64, attn_implementation="eager")
+    with pytest.raises(
+        BadInput, match="gives NaN where a prompt is padded: its attention \\(eager\\) takes the softmax"
+    ):
+        Backbone(own, byte_tokenizer(), "tiny")
+    Backbone.from_pretrained(tiny_folder(), dtype="float64")
+
+
 def test_a_pad_token_that_the_model_does_not_know_pads_nothing(tiny_folder, tmp_path):
     folder = changed(tiny_folder, tmp_path, lambda t: t.add_special_tokens({"pad_token": "[PAD]"}))
     backbone = Backbone.from_pretrained(folder)

@@ -7,8 +7,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ppo_lib.errors import BadInput
+from ppo_lib.models import tokens
 from ppo_lib.models.tokens import (
     TokenBatch,
+    check_chat_template,
     closing_token,
     decode_prompts,
     decode_responses,
@@ -200,6 +202,21 @@ def test_an_answer_is_closed_as_the_chat_template_closes_it():
     assert closing_token(tokenizer, [EOS], chat=True) == PAD  # a special token ends, whoever lists it
     tokenizer.chat_template = "{{ raise_exception('no answers') }}"
     assert closing_token(tokenizer, [EOS], chat=True) == EOS
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_chat_template_that_does_not_end_is_refused_before_anything_is_read_by_it(monkeypatch, role):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    check_chat_template(tokenizer)
+    monkeypatch.setattr(tokens, "PATIENCE", 0.2)
+    # Millions of turns, a second or so: longer than this patience, and yet an end for the thread that is left.
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == '" + role + "' %}{% for a in range(3000) %}{% for b in range(3000) %}"
+        "{% endfor %}{% endfor %}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(BadInput, match=r"chat template has not ended after 0\.2 seconds on one word; mend it"):
+        check_chat_template(tokenizer)
 
 
 @pytest.mark.parametrize(

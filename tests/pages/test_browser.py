@@ -165,3 +165,20 @@ def test_a_chapter_shows_its_figures_without_scripts(browser):
         visit.page.goto((visit.html / f"{chapters[0]}.html").as_uri())
         chart = visit.page.locator("figure.chart > svg, figure.tokens, section.explorer table").first
         assert chart.is_visible()
+
+
+SHIFT = """() => new Promise((done) => {
+  let sum = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((one) => { sum += one.hadRecentInput ? 0 : one.value; }))
+    .observe({ type: 'layout-shift', buffered: true });
+  setTimeout(() => done(sum), 1500);
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["book/index", "chapters/08_clipping", "book/ppo_computer", "book/library/formulas"])
+def test_a_page_hardly_moves_while_it_loads(browser, name, width):
+    """Cumulative layout shift; 0.1 is called good, and one that a reader may notice."""
+    with Visit(*browser, width=width) as visit:
+        visit.open(name)
+        assert visit.page.evaluate(SHIFT) < 0.05

@@ -9,7 +9,10 @@ PHONE, WIDTHS = 360, (768, 1280, 1920)
 TOO_WIDE = """() => [...document.querySelectorAll('mjx-container[display="true"]')].map(formula => {
   const box = formula.closest('div.math') ?? formula.parentElement, style = getComputedStyle(box);
   const inner = formula.querySelector('mjx-math') ?? formula;
-  return {wide: inner.getBoundingClientRect().width, room: box.clientWidth, scrolls: style.overflowX,
+  // Beside the number of a formula its own box is narrower than that of both. What that one cuts shows no shade.
+  const cut = getComputedStyle(formula).overflowX === 'visible' ? '' : 'by its own box ';
+  const room = cut ? Math.min(box.clientWidth, formula.clientWidth) : box.clientWidth;
+  return {wide: inner.getBoundingClientRect().width, room, scrolls: cut + style.overflowX,
           shade: style.backgroundImage, text: box.textContent.slice(0, 40)};
 }).filter(one => one.wide > one.room + 1)"""
 

@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pytest
 
 from tests.pages.book import CHAPTERS, ROOT, toc_files
@@ -37,6 +38,35 @@ def test_the_notes_name_the_chapters_that_are_still_to_come() -> None:
 def test_the_exercises_that_the_notes_name_exist(chapter: str, number: str) -> None:
     text = (ROOT / "chapters" / THERE[int(number)]).read_text(encoding="utf-8")
     assert f"### Exercise {chapter}:" in text
+
+
+def chapter_text(number: int) -> str:
+    cells = nbformat.read(ROOT / "chapters" / THERE[number], as_version=4).cells
+    return "\n".join(cell.source for cell in cells)
+
+
+def test_the_notes_call_the_chapters_by_their_titles() -> None:
+    for number, title in re.findall(r"^### \[Chapter (\d+): ([^]]+)\]", NOTES, re.M):
+        heading = re.search(r"^# \d+\. (.+)$", chapter_text(int(number)), re.M)
+        assert heading is not None
+        assert title in (heading[1], heading[1].split(":")[0], heading[1].split(",")[0])
+
+
+def test_the_sections_that_the_plans_name_exist() -> None:
+    for number, rest in re.findall(r"chapter (\d+)((?:(?!chapter \d)[^|\n])*)", NOTES.split("## Plans")[1]):
+        for section in re.findall(r'"([^"]+)"', rest):
+            assert re.search(rf"^##+ {re.escape(section)}$", chapter_text(int(number)), re.M), (number, section)
+
+
+@pytest.mark.parametrize("number", THERE)
+def test_what_the_notes_say_of_all_chapters_holds(number: int) -> None:
+    """Three exercises, an explorer, a drawing, a bug, and five lines that end with an open question or what to take."""
+    text = chapter_text(number)
+    assert len(re.findall(r"^### Exercise ", text, re.M)) == 3
+    assert "ppo_lib.book.diagrams" in text
+    assert "explorers." in text
+    assert re.search(r"^## What goes wrong$", text, re.M)
+    assert re.search(r"^## (In five lines|What you take with you)$", text, re.M)
 
 
 def test_pages_link_only_to_what_exists() -> None:

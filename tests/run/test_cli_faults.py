@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,24 @@ def test_prompts_that_were_changed_are_named(world, tmp_path, capsys, judge):  #
     line = refused(capsys, train(world, "ppo", tmp_path / "run", *judge("pass"), *arguments, "--resume"))
     assert "the content of prompts" in line
     assert "prompts.jsonl' is not what it was at the checkpoint" in line
+
+
+def test_a_function_that_was_mended_is_named_and_goes_on(world, tmp_path, judge):  # noqa: F811
+    with pytest.raises(ZeroDivisionError):
+        train(world, "ppo", tmp_path / "run", *judge("1 / 0"))
+    with pytest.warns(
+        UserWarning, match="the module of reward_model 'judge_here:mine' has changed since the checkpoint"
+    ):
+        assert train(world, "ppo", tmp_path / "run", *judge("pass"), "--resume") == 0
+
+
+def test_a_function_that_is_as_it_was_is_not_spoken_of(world, tmp_path, judge):  # noqa: F811
+    with pytest.raises(ZeroDivisionError):
+        train(world, "ppo", tmp_path / "run", *judge("1 / 0"))
+    with warnings.catch_warnings(record=True) as said, contextlib.suppress(ZeroDivisionError):
+        warnings.simplefilter("always")
+        train(world, "ppo", tmp_path / "run", *judge("1 / 0"), "--resume")
+    assert not [warning for warning in said if "the module of" in str(warning.message)]
 
 
 # Real processes

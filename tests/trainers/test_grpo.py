@@ -75,6 +75,7 @@ def test_weights_by_hand():
     ]
     assert token_weights(mask, "token").sum(1).tolist() == pytest.approx([1 / 4, 3 / 4])
     assert token_weights(mask, "budget", 5).sum(1).tolist() == pytest.approx([1 / 10, 3 / 10])
+    assert token_weights(mask, "budget", 1).sum(1).tolist() == pytest.approx([1 / 2, 3 / 2])
 
 
 # --------------------------------------------------------------------------------------------------------- the loss
@@ -114,6 +115,15 @@ def test_with_token_weights_it_is_ppos_loss_plus_the_mean_kl():
     kl = masked_mean(kl_estimate(logprobs, reference, "k2"), mask)
     torch.testing.assert_close(out.loss, ppo.loss + 0.3 * kl)
     torch.testing.assert_close(out.clip_fraction, ppo.clip_fraction)
+
+
+def test_by_default_the_clip_is_two_tenths_and_the_reference_is_not_looked_at():
+    (logprobs, mask), (old, _) = (ragged(seed, rows=5) for seed in (1, 2))
+    given = vector(0.5, -1, 2, 0.1, -0.3), mask, token_weights(mask)
+    nothing = torch.full_like(old, math.nan)
+    default = grpo_loss(logprobs, old, nothing, *given)
+    torch.testing.assert_close(default.loss, grpo_loss(logprobs, old, old, *given, epsilon=0.2, beta=0.0).loss)
+    assert default.loss != grpo_loss(logprobs, old, old, *given, epsilon=0.5).loss
 
 
 def test_losses_of_microbatches_add_up_to_the_loss_of_the_whole():
@@ -337,6 +347,9 @@ def test_refusals_of_the_functions():
         group_advantages(vector(1, 2), 1)
     with pytest.raises(ValueError, match=r"scores has shape \(3,\), but must be \(B,\), B a multiple of 2"):
         group_advantages(vector(1, 2, 3), 2)
+    for scores in (vector(), vector(1, 2).view(2, 1)):
+        with pytest.raises(ValueError, match=r"scores has shape .* but must be \(B,\), B a multiple of 2"):
+            group_advantages(scores, 2)
     with pytest.raises(ValueError, match="scale is 'batch', but must be one of group, none"):
         group_advantages(vector(1, 2), 2, "batch")
     with pytest.raises(ValueError, match="scores is NaN or infinite"):
@@ -346,8 +359,10 @@ def test_refusals_of_the_functions():
         token_weights(mask, "mean")
     with pytest.raises(ValueError, match="budget is None, but must be the longest response"):
         token_weights(mask, "budget")
+    with pytest.raises(ValueError, match="budget is 0, but must be the longest response"):
+        token_weights(mask, "budget", 0)
     with pytest.raises(ValueError, match="mask row 1 counts no token"):
-        token_weights(torch.tensor([[1.0, 1], [0, 0]]))
+        token_weights(torch.tensor([[1.0, 1], [0, 0], [0, 0]]))
     x = torch.zeros(2, 3, dtype=torch.float64)
     good = {"advantages": vector(1, -1), "mask": mask, "weights": token_weights(mask).double()}
     for change, words in (

@@ -18,7 +18,9 @@ from ppo_lib.book.explorers.plots import HEIGHT, curves_of, layout, traces
 from ppo_lib.book.explorers.static import numbers, tokens_html
 
 PLOTLY_JS = "4.1.1"  # the version that the book vendors, a test holds them together
-PLOTLY_URL = f"https://cdn.plot.ly/plotly-basic-{PLOTLY_JS}.min.js"
+# The package of npm as it is, of which the book vendors the same file: its checksum is what the browser asks for.
+PLOTLY_URL = f"https://cdn.jsdelivr.net/npm/plotly.js-basic-dist-min@{PLOTLY_JS}/plotly-basic.min.js"
+PLOTLY_SUM = "sha384-N2HZsG+IG/3J8CwhGGYz/kmzZ0sprpPWwjhor9ZI4lxuf47i9DXK2/NDGxMaJiEb"
 # Legible on light and dark notebook themes, neither of which a figure can see.
 MIDDLE_GREY = "#808080"
 TINTS = "".join(
@@ -66,6 +68,7 @@ def bundle(explorer: Sliders, frame: Frame, panel: int) -> dict[str, Any]:
         f'const draw = () => Plotly.newPlot(document.getElementById("{place}"), ...{arguments});'
         "if (window.Plotly) return draw();"
         f'const script = document.createElement("script"); script.src = "{PLOTLY_URL}";'
+        f'script.integrity = "{PLOTLY_SUM}"; script.crossOrigin = "anonymous";'
         "script.onload = draw; document.head.append(script);})()</script>"
     )
     plain = ", ".join(f"{trace['name']}: {trace['y']}" for trace in data)

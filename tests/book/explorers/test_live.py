@@ -1,5 +1,7 @@
 """The live form, without a browser: moving a control shows what the function says, for any value."""
 
+import base64
+import hashlib
 import json
 import re
 import sys
@@ -9,7 +11,7 @@ import plotly.offline
 import pytest
 
 from ppo_lib.book.explorers import live
-from scripts.vendor_assets import PACKAGES
+from scripts.vendor_assets import PACKAGES, VENDOR
 from tests.book.explorers.grid import NAMES, explorer, texts_of
 
 # What ipywidgets 7.7, which Colab has, offers.
@@ -48,6 +50,12 @@ def test_one_version_of_plotly_everywhere():
     assert PACKAGES["plotly.js-basic-dist-min"]["version"] == live.PLOTLY_JS
 
 
+def test_the_browser_is_told_the_checksum_of_the_vendored_plotly():
+    vendored = (VENDOR / "plotly" / "plotly-basic.min.js").read_bytes()
+    assert "sha384-" + base64.b64encode(hashlib.sha384(vendored).digest()).decode() == live.PLOTLY_SUM
+    assert live.PLOTLY_URL.endswith(f"plotly.js-basic-dist-min@{live.PLOTLY_JS}/plotly-basic.min.js")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_picture_for_everybody(name):
     """JupyterLab's MIME type and Colab's snippet hold the same figure, and the snippet waits for its script."""
@@ -58,6 +66,7 @@ def test_one_picture_for_everybody(name):
         assert json.loads(json.dumps(figure["data"])) == figure["data"]
         assert "script.onload = draw" in bundle["text/html"]
         assert live.PLOTLY_URL in bundle["text/html"]
+        assert f'script.integrity = "{live.PLOTLY_SUM}"; script.crossOrigin = "anonymous"' in bundle["text/html"]
 
 
 def displayed(monkeypatch, name) -> list:
