@@ -16,7 +16,12 @@ from ppo_lib.book import diagrams, explorers
 BOOK = Path(__file__).resolve().parent.parent / "book"
 SHELVES = {  # folder below book/: file, and what it shows
     "drawings": {f"{name}.html": diagrams.ALL[name] for name in ("book_map", "pipeline")},
-    "explorers": {"answers.html": explorers.three_answers, "start.html": explorers.beta_answers},
+    "explorers": {
+        "adaptive_beta.html": explorers.adaptive_beta,
+        "answers.html": explorers.three_answers,
+        "kl_noise.html": explorers.kl_noise,
+        "start.html": explorers.beta_answers,
+    },
 }
 
 
