@@ -11,12 +11,16 @@ from ppo_lib.book.explorers.bias_variance import gae_bias_variance
 from ppo_lib.book.explorers.clipping import clip
 from ppo_lib.book.explorers.comparing import compare_runs
 from ppo_lib.book.explorers.computer import ppo_computer
+from ppo_lib.book.explorers.controllers import adaptive_beta
 from ppo_lib.book.explorers.core import Curve, Frame, Panel, Parameter, Strip
 from ppo_lib.book.explorers.discounting import discount
 from ppo_lib.book.explorers.distances import policy_distance
 from ppo_lib.book.explorers.estimation import gae
+from ppo_lib.book.explorers.estimators import kl_noise
 from ppo_lib.book.explorers.explorer import Explorer
+from ppo_lib.book.explorers.groups import group_size
 from ppo_lib.book.explorers.optima import closed_form
+from ppo_lib.book.explorers.preferences import dpo_beta
 from ppo_lib.book.explorers.real_ratios import clip_batch
 from ppo_lib.book.explorers.score_gaps import score_gap
 from ppo_lib.book.explorers.scrubbing import scrubber
@@ -35,6 +39,8 @@ ALL = (
     scrubber,
     beta_tokens,
     beta_runs,
+    kl_noise,
+    adaptive_beta,
     gae,
     gae_bias_variance,
     clip,
@@ -42,6 +48,8 @@ ALL = (
     total_loss,
     compare_runs,
     closed_form,
+    group_size,
+    dpo_beta,
     ppo_computer,
 )
 
