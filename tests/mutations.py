@@ -887,6 +887,16 @@ MUTATIONS: Table = {
             "load(..., trust_remote_code=True)",
         ),
     ],
+    ("test_ppo", "written_out"): [
+        Mutation("ppo: dual clip not passed on", "PPOTrainer.loss", "config.dual_clip", "None"),
+    ],
+    ("test_ppo", "adaptive_beta"): [
+        Mutation("ppo: beta adapts to k3", "PPOTrainer.step", "metrics['kl_k1']", "metrics['kl_k3']"),
+    ],
+    ("test_reward", "log_2"): [
+        Mutation("ties are right: in a step", "RewardTrainer.step", "chosen > rejected", "chosen >= rejected"),
+        Mutation("ties are right: held out", "RewardTrainer.evaluate", "chosen > rejected", "chosen >= rejected"),
+    ],
     ("test_optimum", "optimum"): [
         Mutation(
             "optimum: advantages of the wrong sign", "clipped_policy_loss", "-masked_mean(...)", "masked_mean(...)"

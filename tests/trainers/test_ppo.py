@@ -230,7 +230,7 @@ def test_selected_rows_are_those_rows_without_the_padding_that_they_share(build)
         {},
         {"epsilon": None, "value_clip": None, "value_coef": 0.7},
         {"entropy_coef": 0.05, "temperature": 0.6},
-        {"dual_clip": 1.5, "kl_in": "loss", "kl_estimator": "k3", "beta": 0.4},
+        {"dual_clip": 1.01, "kl_in": "loss", "kl_estimator": "k3", "beta": 0.4},
     ],
 )
 def test_the_total_loss_and_its_gradient_written_out(build, options):
@@ -238,13 +238,16 @@ def test_the_total_loss_and_its_gradient_written_out(build, options):
     trainer = build(dtype="float64", **options)
     config, policy = trainer.config, trainer.policy
     e = trainer.collect(range(14 // 2))
-    randomise(policy.parameters_to_train(), seed=5, scale=0.25)  # far enough for ratios on both sides of the clip
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():  # far enough for ratios on both sides of the clip, and no farther
+        for p in policy.parameters_to_train():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     total, _, _ = trainer.loss(e, torch.arange(7))
     gradient = torch.autograd.grad(total, policy.parameters_to_train())
 
     output = policy(e.batch, config.temperature)
     logp = torch.log_softmax(output.logits, dim=-1)
-    terms = []
+    terms, bounded = [], 0
     for b, n in rows(e):
         for t in range(n):
             new, a = logp[b, t, e.batch.responses[b, t]], e.advantages[b, t]
@@ -252,6 +255,7 @@ def test_the_total_loss_and_its_gradient_written_out(build, options):
             low, high = (1 - config.epsilon, 1 + config.epsilon) if config.epsilon is not None else (-1e9, 1e9)
             objective = torch.minimum(ratio * a, torch.clamp(ratio, low, high) * a)
             if config.dual_clip is not None and a < 0:
+                bounded += bool(objective < config.dual_clip * a)
                 objective = torch.maximum(objective, config.dual_clip * a)
             v, v_old, target = output.values[b, t], e.values[b, t], e.returns[b, t]
             error = (v - target) ** 2
@@ -264,6 +268,7 @@ def test_the_total_loss_and_its_gradient_written_out(build, options):
                 d = new - e.ref_logprobs[b, t]
                 term = term + config.beta * (torch.exp(-d) - 1 + d)
             terms.append(term)
+    assert config.dual_clip is None or bounded > 0
     expected = torch.stack(terms).mean()
     torch.testing.assert_close(total, expected)
     for a, b in zip(gradient, torch.autograd.grad(expected, policy.parameters_to_train()), strict=True):
@@ -590,6 +595,11 @@ def test_adaptive_beta_follows_the_measured_kl(build):
     assert metrics[0]["beta"] == 0.1
     assert metrics[0]["kl_k1"] > 0.012
     assert metrics[1]["beta"] == pytest.approx(0.1 * (1 + 0.2 * 14 / 140))
+    k1, k3 = metrics[0]["kl_k1"], metrics[0]["kl_k3"]
+    assert k1 != pytest.approx(k3, rel=1e-3)
+    between = build(kl_target=(k1 + k3) / 2, kl_horizon=140.0, beta=0.1)  # what k1 raises, k3 would lower
+    between.step()
+    assert (between.kl.beta > 0.1) == (k1 > k3)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -51,6 +51,7 @@ def test_each_response_of_a_ranking_is_scored_once(build_tiny, monkeypatch):
 
 def test_the_step_reports_the_loss_of_its_pairs_and_starts_at_log_2(build_tiny):
     trainer = build(build_tiny())
+    assert trainer.evaluate(PAIRS[:5])["accuracy"] == 0.0
     metrics = trainer.step()
     assert metrics["loss"] == pytest.approx(math.log(2))
     assert metrics["accuracy"] == 0.0  # equal scores are not a right answer
