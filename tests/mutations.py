@@ -276,7 +276,7 @@ MUTATIONS: Table = {
         Mutation("cut-off responses scored with an EOS", "RewardModel.scores", "finished is not None", "False"),
     ],
     ("test_ppo", "told_which or same_scores or main_judge"): [
-        Mutation("judge: cut-off responses taken for finished", "answers", "_.share(finished.tolist())", "None"),
+        Mutation("judge: cut-off responses taken for finished", "own_scores", "_.share(finished.tolist())", "None"),
         Mutation(
             "watch: cut-off responses taken for finished",
             "watch",
@@ -353,7 +353,7 @@ MUTATIONS: Table = {
             "seen[:, _, : part.responses.shape[1]] = columns",
             "seen[:, _, -part.responses.shape[1] :] = columns",
         ),
-        Mutation("judge: its lists are ours", "ask", "function(asked, list(own))", "function(prompts, texts)"),
+        Mutation("judge: its lists are ours", "own_scores", "function(asked, list(own))", "function(prompts, texts)"),
         Mutation("first ratio: float64 is half", "PPOTrainer.check_first_ratio", "_.itemsize < 4", "_.itemsize != 4"),
     ],
     ("test_grpo", "false_alarm"): [
@@ -598,9 +598,7 @@ MUTATIONS: Table = {
         ),
     ],
     ("test_ppo", "reward or score or judge"): [
-        Mutation(
-            "judge: a foreign reward model by tokens", "judge", "_1 and reward.backbone is backbone and _2", "_1 and _2"
-        ),
+        Mutation("judge: a foreign reward model by tokens", "reads_tokens", "reward.backbone is backbone and _", "_"),
         Mutation(
             "judge: raw scores upside down",
             "judge",
@@ -715,7 +713,7 @@ MUTATIONS: Table = {
     ("test_memory", "(heldout_judge or sft or widens) and not pocket"): [
         Mutation("plan: no held-out judge", "memory_plan", "(config.heldout_judge, None)", "(None, None)"),
         Mutation("plan: a judge's backbone twice", "judge_bytes", "0 if shared else _", "0 if not shared else _"),
-        Mutation("plan: a published judge in half precision", "judge_bytes", "4 if on_cpu else 2", "2"),
+        Mutation("plan: a published judge in half precision", "judge_bytes", "judging_dtype(_).itemsize", "2"),
         Mutation("plan: a pair is one text", "plan_training", "1 if stage == 'sft' else 2", "1"),
         Mutation("plan: sft has a head", "plan_training", "reward * head_bytes(shape)", "head_bytes(shape)"),
         Mutation("plan: the EOS forgotten", "longest_texts", "len(ids) + 1", "len(ids)"),

@@ -20,7 +20,6 @@ from peft.functional import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -28,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from ppo_lib.errors import BadInput
 from ppo_lib.models.adapter_folders import WEIGHTS, other_weights, read_settings
 from ppo_lib.models.bases import NOTE, base_note, changed_layer
-from ppo_lib.models.files import load_tensors, notes_in
+from ppo_lib.models.files import load_tensors, notes_in, save_tensors
 from ppo_lib.models.hub import pinned_model
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.lora import quicken_adapters
@@ -175,7 +174,7 @@ def write_adapter(causal_lm: PreTrainedModel, name: str, base: str, folder: str 
     Path(folder).mkdir(parents=True, exist_ok=True)
     state = adapter_state(causal_lm, name)
     tensors = {f"base_model.model.{key}": t.detach().cpu().contiguous() for key, t in state.items()}
-    save_file(tensors, Path(folder) / WEIGHTS, metadata={"format": "pt"} | base_note(causal_lm, world))
+    save_tensors(tensors, Path(folder) / WEIGHTS, {"format": "pt"} | base_note(causal_lm, world))
     config: Any = causal_lm.peft_config[name]
     pinned = pinned_model(base)
     config.base_model_name_or_path, config.revision = (pinned.name, pinned.commit) if pinned else (base, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ppo_lib.errors import BadInput, reading
@@ -97,6 +97,21 @@ def load_head(path: Path, hidden_size: int, keys: tuple[str, ...]) -> dict[str, 
                 "made for another model"
             )
     return tensors
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, notes: Mapping[str, str]) -> None:
+    """Write a safetensors file with notes beside the tensors; the same content gives the same bytes.
+
+    safetensors writes several notes in an order of chance, so the header is put in order here. Blanks fill it
+    up to eight bytes, as the format has it.
+    """
+    content = save(dict(tensors), metadata=dict(notes))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
 def notes_in(path: Path) -> dict[str, str]:

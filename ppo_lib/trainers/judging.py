@@ -88,7 +88,7 @@ def watch(
             seen[name] = judge(monitor, backbone, prompts, texts, batch, microbatch, True, world, finished)
             continue
         try:
-            own = answers(monitor, prompts, texts, world, finished if isinstance(monitor, RewardModel) else None)
+            own = own_scores(monitor, prompts, texts, world, finished if isinstance(monitor, RewardModel) else None)
             bad = next((i for i, score in enumerate(own) if not abs(score) <= LARGEST), None)
             why = None if bad is None else f"its score of response {bad} is {own[bad]}"
         except Exception as error:
@@ -124,7 +124,7 @@ def ask(
         ValueError: it does not return one finite number per response. What the function itself raises is left as it
             is, so that its traceback names its own file and line.
     """
-    scores = torch.tensor(world.gather(answers(function, prompts, texts, world, finished)), dtype=torch.float64)
+    scores = torch.tensor(world.gather(own_scores(function, prompts, texts, world, finished)), dtype=torch.float64)
     usable = scores.abs() <= LARGEST  # false for NaN, too
     if not bool(usable.all()):
         row = int((~usable).nonzero()[0])
@@ -135,7 +135,7 @@ def ask(
     return scores
 
 
-def answers(
+def own_scores(
     function: RewardModel | RewardFunction, prompts: list[str], texts: list[str], world: World, finished: Tensor | None
 ) -> list[float]:
     """What a judge says of this process's share, one number for each, finite or not; arguments and errors as above."""

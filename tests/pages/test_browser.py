@@ -97,9 +97,19 @@ def test_the_words_of_drawings_and_charts_are_readable(browser, name, scheme):
     """At least 11 pixels high, on a phone and where two charts share a row; and in a chart none lies on another."""
     with Visit(*browser, width=390, scheme=scheme) as visit:
         visit.open(name)
-        assert visit.page.evaluate(WORDS) == []
+        assert settled(visit.page, WORDS) == []
         visit.page.set_viewport_size({"width": 1280, "height": 900})
-        assert visit.page.evaluate(WORDS) == []
+        assert settled(visit.page, WORDS) == []
+
+
+def settled(page, script):
+    """What a script still finds once the page has come to rest, or after three seconds: fonts and widths arrive late."""
+    for _ in range(30):
+        found = page.evaluate(script)
+        if not found:
+            break
+        page.wait_for_timeout(100)
+    return found
 
 
 SCROLLING = """

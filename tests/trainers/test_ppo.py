@@ -501,7 +501,6 @@ def test_a_separate_reward_model_is_told_which_responses_were_cut_off(build, tmp
     assert len(set(seen[0])) == 2
 
 
-@pytest.mark.parametrize("path", ["reward", "gold"])
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -510,10 +509,19 @@ def test_a_separate_reward_model_is_told_which_responses_were_cut_off(build, tmp
         ([math.inf] * 14, r"response 0 \(.*\) is inf"),
     ],
 )
-def test_a_function_that_does_not_give_one_number_per_response_is_refused(build, path, answer, words):
-    trainer = build(**{path: lambda prompts, responses: answer})
+def test_a_reward_function_that_does_not_give_one_number_per_response_is_refused(build, answer, words):
+    trainer = build(reward=lambda prompts, responses: answer)
     with pytest.raises(ValueError, match=words):
         trainer.step()
+
+
+def test_a_gold_score_that_fails_leaves_a_training_as_it_is_without_one(build):
+    plain, watched = build(), build(gold=lambda prompts, responses: [1.0, 2.0])
+    with pytest.warns(UserWarning, match="the judge 'gold', which only watches, failed"):
+        metrics = watched.step()
+    assert math.isnan(metrics["gold_mean"])
+    same = {"score_mean", "policy_loss", "value_loss", "kl_k3"}
+    assert {key: metrics[key] for key in same} == {key: value for key, value in plain.step().items() if key in same}
 
 
 def test_reward_and_gold_see_the_prompts_as_they_were_given(build):
