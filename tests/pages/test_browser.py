@@ -103,7 +103,7 @@ def test_the_words_of_drawings_and_charts_are_readable(browser, name, scheme):
 
 
 def settled(page, script):
-    """What a script still finds once the page has come to rest, or after three seconds: fonts and widths arrive late."""
+    """What a script still finds once the page has come to rest, or after three seconds: fonts arrive late."""
     for _ in range(30):
         found = page.evaluate(script)
         if not found:
