@@ -41,6 +41,11 @@ def test_versions_are_compared_number_by_number(version, fits):
     assert (versions.release(version) >= versions.release("5.17")) == fits
 
 
+def test_the_least_versions_themselves_are_taken(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", versions.NEEDED.__getitem__)
+    versions.check()
+
+
 def test_a_package_that_is_absent_is_left_to_who_imports_it(monkeypatch):
     def absent(name):
         raise importlib.metadata.PackageNotFoundError(name)

@@ -1,6 +1,7 @@
 """Before and after: the model that PPO started from and its policy, on prompts that neither was trained on."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,14 +108,18 @@ def before_and_after(
         trainer = ppo_trainer(config, backbone, prompts, reward, actor)
         means[when], rows[when] = evaluate_policy(trainer, how)
     before, after = rows["before"], rows["after"]
-    judges = [name for name in JUDGES if name in before[0]]
+    pairs = {name: scored_twice(name, before, after) for name in JUDGES if name in before[0]}
+    for name in [name for name, scores in pairs.items() if not scores]:  # it failed, and the warnings said so
+        del pairs[name]
+        for part in means.values():
+            part.pop(f"{name}_mean", None)
     return {
         "heldout": how.prompts is not None or has_held_out_part(config.prompts),
         "prompts": len(before),
         "greedy": how.temperature == 0,
         **means,
-        "wins": {name: wins([row[name] for row in before], [row[name] for row in after]) for name in judges},
-        "correct": correct(before, after, judges),
+        "wins": {name: wins(*zip(*scores, strict=True)) for name, scores in pairs.items()},
+        "correct": correct(pairs),
         "rows": [
             {"prompt": a["prompt"], **{f"{key} before": a[key] for key in a if key != "prompt"}}
             | {f"{key} after": b[key] for key in b if key != "prompt"}
@@ -144,8 +149,9 @@ def evaluate_policy(trainer: PPOTrainer, how: EvaluationConfig) -> tuple[dict[st
             other = {name: values[i] for name, values in judged.items()}
             texts.append({"prompt": prompt, "response": answer, "score": scores[i], **other})
     for name in JUDGES:
-        if name in texts[0]:
-            totals[f"{name}_mean"] = sum(row[name] for row in texts) / count
+        known = [row[name] for row in texts if math.isfinite(row.get(name, math.nan))]
+        if known:
+            totals[f"{name}_mean"] = sum(known) / len(known)
     return {name: totals[name] for name in MEASURED if name in totals}, texts
 
 
@@ -201,17 +207,23 @@ def reward_accuracy(
     return proportion_of_groups([[next(right) for _ in ranking] for ranking in rankings_of(pairs, len(pairs))])
 
 
-def correct(
-    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], judges: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def scored_twice(
+    judge: str, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
+) -> list[tuple[float, float]]:
+    """A judge's scores of both answers to a prompt, without the prompts where it failed on one of them."""
+    pairs = [(a[judge], b[judge]) for a, b in zip(before, after, strict=True)]
+    return [pair for pair in pairs if all(map(math.isfinite, pair))]
+
+
+def correct(pairs: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, Any]]:
     """For each judge that says only 0 or 1: the shares of ones before and after."""
-    binary = [name for name in judges if {row[name] for row in [*before, *after]} <= {0.0, 1.0}]
+    binary = {name: scores for name, scores in pairs.items() if {x for pair in scores for x in pair} <= {0.0, 1.0}}
     return {
         name: {
-            when: proportion(sum(row[name] for row in rows), len(rows))
-            for when, rows in (("before", before), ("after", after))
+            when: proportion(sum(column), len(column))
+            for when, column in zip(("before", "after"), zip(*scores, strict=True), strict=True)
         }
-        for name in binary
+        for name, scores in binary.items()
     }
 
 

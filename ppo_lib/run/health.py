@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+WATCHED = ("gold_mean", "heldout_mean")  # means of judges that the training never reads
 WINDOW = 5  # iterations that a mean is taken over, so that one noisy batch is no finding
 
 Rows = Sequence[Mapping[str, Any]]
@@ -242,12 +243,13 @@ def not_finite(rows: Rows, metric: str) -> Iterable[Finding]:
         return
     for row in rows:
         if metric in row and (row[metric] is None or not math.isfinite(float(row[metric]))):
-            yield Finding(
-                metric, int(row["iteration"]), math.nan, "a finite number",
-                f"{metric} is not a number",
-                "A step was too long, a 16-bit format overflowed, or the reward is not finite.",
-                "Lower learning_rate, use bfloat16 or float32, and check the reward function.",
-            )  # fmt: skip
+            cause = "A step was too long, a 16-bit format overflowed, or the reward is not finite."
+            remedy = "Lower learning_rate, use bfloat16 or float32, and check the reward function."
+            if metric in WATCHED:
+                cause = "This judge only watches, and failed; the training never reads it."
+                remedy = "Nothing to do for the run: the warning in the terminal says why; mend the judge."
+            where = int(row["iteration"])
+            yield Finding(metric, where, math.nan, "a finite number", f"{metric} is not a number", cause, remedy)
             return
 
 

@@ -412,9 +412,8 @@ def judge_bytes(
         where, commit = (pinned.name, pinned.commit) if pinned else (str(place), None)
         shape = AutoConfig.from_pretrained(where, revision=commit, trust_remote_code=False)
         count = parameters(AutoModelForSequenceClassification.from_config(shape))
-    return count * judging_dtype(
-        torch.device(pick_device(config.device))
-    ).itemsize, 0  # as PublishedRewardModel reads it
+    device = torch.device(pick_device(config.device))
+    return count * judging_dtype(device).itemsize, 0  # as PublishedRewardModel reads it
 
 
 def adapter_bytes(model: PreTrainedModel, rank: int, dtype: torch.dtype) -> int:

@@ -65,14 +65,14 @@ def describe(experience: Experience, seen: Mapping[str, Tensor]) -> Metrics:
     Args:
         experience: the batch.
         seen: scores ``(B,)`` of judges that PPO is not trained on: ``gold``, the true quality where that is known,
-            and ``heldout``, the held-out judge.
+            and ``heldout``, the held-out judge; NaN where one of them failed, which its mean leaves out.
     """
     mask, scores = experience.batch.mask, experience.scores
     drift = experience.logprobs, experience.ref_logprobs
     return {
         "score_mean": float(scores.mean()),
         "score_std": float(scores.std(correction=0)),
-        **{f"{name}_mean": float(values.mean()) for name, values in seen.items()},
+        **{f"{name}_mean": float(values.nanmean()) for name, values in seen.items()},
         "kl_k1": float((kl_estimate(*drift, "k1") * mask).sum(dim=1).mean()),
         "kl_k3": float((kl_estimate(*drift, "k3") * mask).sum(dim=1).mean()),
         "entropy": float(masked_mean(experience.entropy, mask)),

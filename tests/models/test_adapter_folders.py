@@ -18,14 +18,6 @@ from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 
 
-@pytest.fixture
-def policy_folder(build_tiny, tmp_path):
-    policy = ActorCritic(build_tiny(), 4)
-    randomise(policy.parameters_to_train(), scale=0.1)
-    policy.save_pretrained(tmp_path / "policy")
-    return tmp_path / "policy"
-
-
 def plain_peft(base, folder, **options):
     """An adapter that plain PEFT made and saved."""
     model = get_peft_model(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny import randomise
 from transformers import AutoModelForCausalLM
 
 from ppo_lib.errors import BadInput
@@ -15,14 +14,6 @@ from ppo_lib.models.files import notes_in
 from ppo_lib.models.reward_model import RewardModel
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture
-def policy_folder(build_tiny, tmp_path):
-    policy = ActorCritic(build_tiny(), 4)
-    randomise(policy.parameters_to_train(), scale=0.1)
-    policy.save_pretrained(tmp_path / "policy")
-    return tmp_path / "policy"
 
 
 def other_base(tiny_folder, tmp_path, change=1e-3):

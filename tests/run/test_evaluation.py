@@ -13,7 +13,15 @@ from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.run.cli import main
-from ppo_lib.run.evaluation import EvaluationConfig, before_and_after, format_table, reward_accuracy
+from ppo_lib.run.evaluation import (
+    EvaluationConfig,
+    before_and_after,
+    format_table,
+    load_evaluation,
+    reward_accuracy,
+    save_evaluation,
+)
+from ppo_lib.run.report import before_and_after_section
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import PPOConfig, RewardConfig
 from ppo_lib.trainers.reward import RewardTrainer, pairs_from_ranking
@@ -83,6 +91,32 @@ def test_a_heldout_judge_is_measured_and_verifiable_shares_come_with_intervals(r
     told = format_table(result)
     assert "held-out judge" in told
     assert "right by the proxy score: 0.0% (95 % interval 0.0% to 43.4%, n = 5) -> 0.0%" in told
+
+
+def test_prompts_on_which_a_watching_judge_failed_count_for_nobody(run, tmp_path):
+    config, policy = run
+    (tmp_path / "judge_that_fails.py").write_text(
+        "def some(prompts, responses):\n"
+        "    return [float('nan') if p == 'bc' else float(len(r)) for p, r in zip(prompts, responses)]\n\n\n"
+        "def never(prompts, responses):\n    raise OSError('the judge is away')\n"
+    )
+    whole = before_and_after(replace(config, heldout_judge="judge_of_length:score"), policy)
+    kept = [row for row in whole["rows"] if row["prompt"] != "bc"]
+    with pytest.warns(UserWarning, match="'heldout', which only watches, failed"):
+        some = before_and_after(replace(config, heldout_judge="judge_that_fails:some"), policy)
+    assert some["wins"]["heldout"] == wins([r["heldout before"] for r in kept], [r["heldout after"] for r in kept])
+    for when in ("before", "after"):
+        mean = sum(row[f"heldout {when}"] for row in kept) / 4
+        assert some[when]["heldout_mean"] == pytest.approx(mean)
+    with pytest.warns(UserWarning, match="the judge is away"):
+        never = before_and_after(replace(config, heldout_judge="judge_that_fails:never"), policy)
+    assert set(never["wins"]) == {"score"}
+    for result in (some, never):
+        save_evaluation(tmp_path / "evaluation.json", result)
+        again = load_evaluation(tmp_path / "evaluation.json")
+        assert format_table(again) == format_table(result)
+        assert "Verdict" in before_and_after_section(tmp_path)
+    assert "held-out judge" not in format_table(never)
 
 
 def test_a_reward_model_is_measured_on_pairs_held_out(tiny_folder, tmp_path):

@@ -156,6 +156,9 @@ def test_empty_and_very_short_runs_have_no_finding():
         ("value_loss", math.nan, 12, "not a number", "learning_rate"),
         ("value_loss", math.inf, 12, "not a number", "learning_rate"),
         ("kl_k1", None, 12, "not a number", "reward function"),
+        ("gold_mean", None, 12, "not a number", "mend the judge"),
+        ("gold_mean", math.nan, 0, "not a number", "mend the judge"),
+        ("heldout_mean", None, 12, "not a number", "mend the judge"),
     ],
 )
 def test_each_symptom_is_found_with_its_remedy(metric, value, start, symptom, remedy):

@@ -524,6 +524,14 @@ def test_a_gold_score_that_fails_leaves_a_training_as_it_is_without_one(build):
     assert {key: metrics[key] for key in same} == {key: value for key, value in plain.step().items() if key in same}
 
 
+def test_the_mean_of_a_gold_score_leaves_out_what_it_could_not_score(build):
+    trainer = build(gold=lambda prompts, responses: [math.nan, *map(float, range(1, len(prompts)))])
+    with pytest.warns(UserWarning, match="its score of response 0 is nan"):
+        metrics = trainer.step()
+    count = trainer.config.rollout_batch
+    assert metrics["gold_mean"] == pytest.approx(count / 2)  # of 1, 2, ... count - 1
+
+
 def test_reward_and_gold_see_the_prompts_as_they_were_given(build):
     seen = []
 

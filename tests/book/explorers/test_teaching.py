@@ -11,8 +11,10 @@ from ppo_lib.book.explorers.controllers import ITERATIONS, NEAR, drift, settled
 from ppo_lib.book.explorers.distances import policies
 from ppo_lib.book.explorers.estimators import exact, moments
 from ppo_lib.book.explorers.groups import advantage_of_right
+from ppo_lib.book.explorers.optima import optimum
 from ppo_lib.book.explorers.preferences import pair
-from ppo_lib.formulas.kl import kl_estimate
+from ppo_lib.formulas.grpo import group_advantages
+from ppo_lib.formulas.kl import AdaptiveKL, kl_estimate
 
 
 def test_a_controller_reaches_its_target_and_a_slower_one_overshoots_more():
@@ -50,10 +52,49 @@ def test_a_group_of_one_kind_teaches_nothing_and_its_chance_is_counted():
     assert "Of 100 groups of 4 answers, 12 are" in said or "Of 100 groups of 4 answers, 13 are" in said
 
 
+def rows_of(one, **setting):
+    return {row[0]: row[1:] for row in one.frame(**setting).rows}
+
+
+@pytest.mark.parametrize("tokens", [1.0, 100.0])
+def test_the_mean_over_more_tokens_strays_less(tokens):
+    strays = float(rows_of(explorers.kl_noise(), distance=1.0, tokens=tokens)["k1"][1])
+    assert strays == pytest.approx(moments(1.0, "k1")[1] / math.sqrt(tokens), rel=1e-3)
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.7])
+def test_what_a_right_answer_is_worth_on_average_is_that_of_many_groups(chance):
+    scores = torch.bernoulli(torch.full((40_000, 4), chance), generator=torch.Generator().manual_seed(0)).double()
+    advantages = group_advantages(scores.flatten(), 4).view(-1, 4)
+    met = float(rows_of(explorers.group_size(), chance=chance, size=4.0)["advantage of a right answer, on average"][0])
+    assert met == pytest.approx(float(advantages[scores == 1].mean()), abs=0.02)
+
+
+def test_the_drift_goes_its_part_of_the_way_that_a_fixed_beta_asks_for(monkeypatch):
+    seen = []
+    update = AdaptiveKL.update
+    monkeypatch.setattr(
+        AdaptiveKL, "update", lambda self, kl, n: seen.append((self.beta, kl, n)) or update(self, kl, n)
+    )
+    drifts, betas = drift(0.5, 4.0)
+    assert [(beta, kl, 1) for beta, kl in zip(betas, drifts, strict=True)] == seen
+    assert drifts[0] == pytest.approx(0.15 * optimum(0.1)[2])
+    assert drifts[1] == pytest.approx(drifts[0] + 0.15 * (optimum(betas[1])[2] - drifts[0]))
+
+
+def test_the_probability_of_a_pair_is_that_of_its_loss():
+    rows = rows_of(explorers.dpo_beta(), beta=0.2, gap=4.0)
+    assert float(rows["probability that it gives the chosen answer"][0]) == pytest.approx(
+        math.exp(-pair(4.0, 0.2)[0]), rel=1e-3
+    )
+
+
 @pytest.mark.parametrize(("beta", "gap"), [(0.1, 0.0), (0.3, 8.0), (1.0, -4.0)])
 def test_the_pull_of_a_pair_is_the_slope_of_its_loss(beta, gap):
     step = 1e-5
     slope = (pair(gap + step, beta)[0] - pair(gap - step, beta)[0]) / (2 * step)
     assert pair(gap, beta)[1] == pytest.approx(slope, rel=1e-6)
+    (pull,) = (one for one in explorers.dpo_beta().frame(beta=beta).curves if one.name == "pull on the gap")
+    assert 0 <= min(pull.y) < beta / 2 < max(pull.y) <= beta
     enough = float(re.search(r"gained ([\d.]+) nats", explorers.dpo_beta().frame(beta=beta).sentence)[1])
     assert -pair(enough, beta)[1] == pytest.approx(beta / 10, rel=0.02)
