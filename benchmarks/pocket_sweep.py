@@ -140,8 +140,8 @@ def record(job: Job) -> str:
     prompts = pocket.prompts("train")
     trainer = PPOTrainer(config, policy, prompts, reward, pocket.gold_scores)
     documents = list(islice(pocket.documents(seed=99), 64))
-    favourites = [p for p in prompts if p.startswith("What is the capital")][:2] + prompts[:SCRUB_ROWS]
-    rows = [prompts.index(p) for p in list(dict.fromkeys(favourites))[:SCRUB_ROWS]]
+    favorites = [p for p in prompts if p.startswith("What is the capital")][:2] + prompts[:SCRUB_ROWS]
+    rows = [prompts.index(p) for p in list(dict.fromkeys(favorites))[:SCRUB_ROWS]]
     scrubbed = seed == SCRUBBED_SEED and name in SCRUBBED
     metrics: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = scrub(trainer, rows, SCRUB_KEEP) if scrubbed else []

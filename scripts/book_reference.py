@@ -23,7 +23,7 @@ FORMULAS = {
     "policy_gradient_loss": ("chapters/03_policy_gradient", r"L_{\text{PG}} = -\,\mathbb{E}_t\big["),
     "kl_exact": ("chapters/06_kl_rubber_band", r"= \sum_{a} \pi_\theta(a \mid s)\,\big(\log"),
     "augmented_rewards": ("chapters/06_kl_rubber_band", r"r_t = -\beta\, d_t"),
-    "kl_estimate": ("chapters/06_kl_rubber_band", r"k_1 = d, \qquad k_2"),
+    "kl_estimate": ("chapters/06_kl_rubber_band", r"k_1 = d,"),
     "AdaptiveKL": ("chapters/06_kl_rubber_band", r"\beta \leftarrow \beta"),
     "td_errors": ("chapters/07_critic_and_gae", r"\delta_t = \underbrace{r_t"),
     "gae": ("chapters/07_critic_and_gae", r"= \delta_t + \gamma\lambda\, \hat A_{t+1}"),

@@ -86,7 +86,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def merged(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Neighbouring pieces of one stream joined: how a kernel cuts its prints into messages is chance."""
+    """Neighboring pieces of one stream joined: how a kernel cuts its prints into messages is chance."""
     result: list[nbformat.NotebookNode] = []
     for output in outputs:
         last = result[-1] if result else None

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 DIGITS = 4  # of every number drawn: a change in the last bit of a float never reaches the picture
-# Shapes of points, by Plotly's names for them. A hollow one after a full one, so that two clouds differ without colour.
+# Shapes of points, by Plotly's names for them. A hollow one after a full one, so that two clouds differ without color.
 SHAPES = ("circle", "square-open", "diamond", "triangle-up-open", "x", "cross")
 CORNERS: dict[str, list[tuple[float, float]]] = {  # around the middle
     "square": [(-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)],

@@ -1,7 +1,7 @@
 """Charts for the chapters: inline SVG, drawn from plain numbers, that needs no kernel, script or network.
 
 A chart is HTML (an SVG picture, its caption, and its numbers in a folded table) with a text form beside it. Axes and
-text take the colour of the page around them, so that light and dark pages both work; the picture scales to a phone's
+text take the color of the page around them, so that light and dark pages both work; the picture scales to a phone's
 width. Every number is rounded before it is drawn: the same data gives the same bytes, which nbval compares. Drawn by
 hand for that: libraries of charts need a script in the page, or their bytes change with version and fonts.
 """
@@ -31,7 +31,7 @@ WIDTH, HEIGHT = 480, 290  # of the picture, in its own units; text is 14 of them
 LEFT, RIGHT, BOTTOM = 60.0, 14.0, 44.0
 WIDE, HIGH = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM - 6  # of the area between the axes
 LEGEND_ROW = 20
-# Told apart by colour-blind readers, and in grey by dash pattern and by the shape of points; at least 3 : 1 against
+# Told apart by color-blind readers, and in gray by dash pattern and by the shape of points; at least 3 : 1 against
 # white and against the dark page.
 COLORS = ("#2f7fc1", "#c9661a", "#2f9460", "#9a6fc8", "#d1495b", "#80806f")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 3", "4 2")
@@ -127,7 +127,7 @@ class Figure:
         return self._add(name, "bars", range(len(labels)), y)
 
     def mark(self, value: float, label: str, axis: str = "y") -> Self:
-        """Add a thin labelled rule across the chart at ``value`` of the ``"x"`` or ``"y"`` axis."""
+        """Add a thin labeled rule across the chart at ``value`` of the ``"x"`` or ``"y"`` axis."""
         if axis not in ("x", "y"):
             raise ValueError(f"axis is {axis!r}, but must be 'x' or 'y'")
         self.marks.append((axis, rounded([value])[0], label))
@@ -331,7 +331,7 @@ def room_for(ticks: Sequence[float]) -> int:
 
 
 def look(index: int) -> tuple[str, str, str]:
-    """Colour, dash pattern and shape of points of the series number ``index``."""
+    """Color, dash pattern and shape of points of the series number ``index``."""
     return COLORS[index % len(COLORS)], DASHES[index % len(DASHES)], SHAPES[index % len(SHAPES)]
 
 

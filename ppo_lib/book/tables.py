@@ -1,4 +1,4 @@
-"""Tables and coloured tokens for the chapters: HTML with a text form, from numbers already rounded."""
+"""Tables and colored tokens for the chapters: HTML with a text form, from numbers already rounded."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "
 def token_strip(tokens: Sequence[str], values: Iterable[Any], caption: str, scale: float | None = None) -> Shown:
     """A response token by token, each on a tint of its value and with the value below it.
 
-    Blue is positive, orange negative; the number stands there too, so nothing rests on colour alone.
+    Blue is positive, orange negative; the number stands there too, so nothing rests on color alone.
 
     Args:
         tokens: the texts of the tokens; spaces and line breaks are made visible.

@@ -1,6 +1,6 @@
 """Direct preference optimization: the policy learned from comparisons, with no reward model and no sampling.
 
-The policy that maximises ``E[r] - beta * KL(pi || pi_ref)`` is ``pi* = pi_ref * exp(r / beta) / Z``. Solved for the
+The policy that maximizes ``E[r] - beta * KL(pi || pi_ref)`` is ``pi* = pi_ref * exp(r / beta) / Z``. Solved for the
 reward, ``r = beta * log(pi* / pi_ref) + beta * log Z``, and ``Z`` depends on the prompt only. Two responses to one
 prompt therefore differ in reward by ``beta`` times the difference of their log-ratios: put that into the
 Bradley-Terry likelihood, and the reward model has become the policy itself.

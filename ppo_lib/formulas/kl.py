@@ -117,7 +117,7 @@ class FixedKL:
 
 
 class AdaptiveKL:
-    """A KL coefficient that steers the measured KL towards a target.
+    """A KL coefficient that steers the measured KL toward a target.
 
     ``beta <- beta * (1 + clip(kl / target - 1, -0.2, 0.2) * n / horizon)``: proportional control in log space, with
     the error clipped so that one odd batch moves beta by at most ``0.2 * n / horizon``, and never by more than 20 %

@@ -1,6 +1,6 @@
 """The losses of the book, one function each.
 
-Objectives are maximised and written J, losses are minimised and written L; this file holds only losses. All means
+Objectives are maximized and written J, losses are minimized and written L; this file holds only losses. All means
 are over counted tokens of the batch (:func:`ppo_lib.formulas.masking.masked_mean`).
 """
 

@@ -165,8 +165,8 @@ def masked_var(x: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
     count = keep.sum()
     if unbiased and int(count) < 2:
         raise ValueError("mask counts one token, whose unbiased variance is undefined; pass unbiased=False")
-    centred = fill_padding("x", x, keep) - masked_mean(x, mask)
-    squares = torch.where(keep, centred.square(), torch.zeros_like(centred))
+    centered = fill_padding("x", x, keep) - masked_mean(x, mask)
+    squares = torch.where(keep, centered.square(), torch.zeros_like(centered))
     return squares.sum() / (count - 1 if unbiased else count)
 
 

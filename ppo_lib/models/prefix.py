@@ -133,7 +133,7 @@ def states_after_prefix(body: nn.Module, batch: TokenBatch, shared: int, prefix:
         body: a model below its output head, all of whose layers see everything before a token.
         batch: its first ``shared`` tokens are the same in every row.
         shared: how many they are; at least one, and fewer than the shortest prompt has.
-        prefix: an empty one; afterwards it holds the keys and values.
+        prefix: an empty one; afterward it holds the keys and values.
         dtype: of the model.
     """
     read: Any = body

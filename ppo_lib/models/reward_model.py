@@ -61,7 +61,7 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def score_batch(self, batch: TokenBatch, microbatch: int = 64) -> Tensor:
-        """Normalised scores ``(B,)``: ``(raw - mean) / std``.
+        """Normalized scores ``(B,)``: ``(raw - mean) / std``.
 
         Whichever token ended a response, it is read with the one that ended the answers of the comparisons.
         """
@@ -90,7 +90,7 @@ class RewardModel(nn.Module):
         finished: Sequence[bool] | None = None,
         cut: bool = False,
     ) -> list[float]:
-        """Normalised scores of responses given as text.
+        """Normalized scores of responses given as text.
 
         Args:
             prompts: texts.
@@ -146,7 +146,7 @@ class RewardModel(nn.Module):
         self.std.fill_(float(raw.std()))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the adapter as a PEFT folder, and head and normalisation as safetensors."""
+        """Write the adapter as a PEFT folder, and head and normalization as safetensors."""
         self.backbone.save_adapter("reward", folder)
         tensors = {**{f"head.{k}": v for k, v in self.head.state_dict().items()}, "mean": self.mean, "std": self.std}
         notes = {"chat_template": str(self.chat_template).lower()}  # in which form it reads, whoever uses it

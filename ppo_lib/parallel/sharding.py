@@ -1,7 +1,7 @@
 """A model divided among the processes of a run, for weights that do not fit one card.
 
 torch's ``fully_shard`` (FSDP2) does the work. Its unit is the transformer block: each process holds a part of every
-block; when a block's turn comes, forward or backward, its parts are gathered, and dropped again afterwards. So a
+block; when a block's turn comes, forward or backward, its parts are gathered, and dropped again afterward. So a
 process holds whole only the block that computes and the one that is gathered ahead of it.
 
 What is small stays whole on every process: embeddings, output head, adapters and scalar heads. The head is then free
@@ -58,7 +58,7 @@ def sharding_wanted() -> bool:
 def divide(causal_lm: PreTrainedModel, device: str, parts: int) -> None:
     """Divide a model's blocks among the processes and move the rest to the device, whole.
 
-    Blocks are moved one by one, so the device never holds a whole model. Adapters that are added afterwards are whole
+    Blocks are moved one by one, so the device never holds a whole model. Adapters that are added afterward are whole
     on every process.
 
     Args:

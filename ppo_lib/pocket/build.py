@@ -52,7 +52,7 @@ def build_base(out: Path, seed: int) -> None:
 
     Facts come early, in some 800 steps. What takes longest is to judge whether an answer is true (the marked exams),
     and that comes with the second phase, on other documents and at half the learning rate. The third moves the
-    judgement to where the answer ends: exams of that form from the start taught far less of it in as many steps.
+    judgment to where the answer ends: exams of that form from the start taught far less of it in as many steps.
     """
     tokenizer = train_tokenizer(seed)
     model = pretrain(tokenizer, steps=1700, peak=4e-3, seed=seed)

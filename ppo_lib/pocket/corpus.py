@@ -35,9 +35,9 @@ def _slots(country: Country) -> dict[str, str]:
 
 
 def _usual_choices(question: Question, attribute: str) -> list[str]:
-    """The choices that quiz books usually print: the answers for four neighbours in the atlas, always in one order.
+    """The choices that quiz books usually print: the answers for four neighbors in the atlas, always in one order.
 
-    They make a greedy base model's quizzes look like quizzes. Neighbours that share an answer give fewer than four.
+    They make a greedy base model's quizzes look like quizzes. Neighbors that share an answer give fewer than four.
     """
     if attribute == "continent":
         first = CONTINENTS.index(question.answer) // 3 * 2

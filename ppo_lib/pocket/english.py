@@ -83,7 +83,7 @@ def may_follow(first: str, second: str) -> bool:
 
 
 def broken_places(sentence: str) -> int:
-    """How many neighbours cannot be neighbours, and one more for a small beginning or a missing verb."""
+    """How many neighbors cannot be neighbors, and one more for a small beginning or a missing verb."""
     words = PIECE.findall(sentence)
     if not words:
         return 0

@@ -87,7 +87,7 @@ def best_accuracy(pairs: Iterable[tuple[str, str, str]], noise: float = NOISE, g
 def utility_accuracy(pairs: Iterable[tuple[str, str, str]], gold: Gold = gold_score) -> float:
     """Share of these very pairs that the noiseless utility orders as the labeler did (a tie counts one half).
 
-    The realised counterpart of :func:`best_accuracy`: the fair yardstick for an accuracy measured on the same pairs.
+    The realized counterpart of :func:`best_accuracy`: the fair yardstick for an accuracy measured on the same pairs.
     """
     utility = partial(labeler_utility, gold=gold)
     gaps = [utility(p, chosen) - utility(p, rejected) for p, chosen, rejected in pairs]

@@ -1,4 +1,4 @@
-"""Recognising the base model's habit: a multiple-choice quiz instead of an answer."""
+"""Recognizing the base model's habit: a multiple-choice quiz instead of an answer."""
 
 import re
 

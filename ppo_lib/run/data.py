@@ -120,7 +120,7 @@ def read_rankings(source: str) -> list[tuple[str, list[str]]]:
 
 
 def load_prompts(source: str, split: str = "train", say: Say = warn) -> list[str]:
-    """Prompts to practise on; arguments and errors as :func:`load_pairs`."""
+    """Prompts to practice on; arguments and errors as :func:`load_pairs`."""
     if found := registry.find(source):
         return owned(source, found.prompts, "prompts")(split)
     return [prompt for (prompt,) in read_texts(source, ("prompt",), say)]

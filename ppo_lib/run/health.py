@@ -170,7 +170,7 @@ LIMITS: list[tuple[str, str, int, int, str, str, str]] = [
         "explained_variance", "low", 10, 10,
         "the critic forecasts worse than a constant would",
         "The returns' scale changes, or the critic learns too slowly.",
-        "Normalise the scores, raise value_coef or loosen value_clip.",
+        "Normalize the scores, raise value_coef or loosen value_clip.",
     ),
     (
         "score_std", "low", 0, WINDOW,
@@ -187,7 +187,7 @@ LIMITS: list[tuple[str, str, int, int, str, str, str]] = [
     (
         "accuracy", "high", 20, 20,
         "every training pair is ordered rightly",
-        "It remembers the pairs, or an artefact gives the chosen response away.",
+        "It remembers the pairs, or an artifact gives the chosen response away.",
         "Look at held-out accuracy; use fewer epochs.",
     ),
 ]  # fmt: skip
@@ -312,7 +312,7 @@ def runaway_kl(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
         )  # fmt: skip
 
 
-def over_optimised(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
+def over_optimized(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
     """Goodhart: the score rises, the gold score has passed its peak and lost most of the gain."""
     gold, score = averaged(column(rows, "gold_mean"), WINDOW), ends(rows, "score_mean")
     if score is None or ends(rows, "gold_mean") is None or score[1] <= score[0]:
@@ -342,7 +342,7 @@ def no_learning(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
             "score_mean", last(rows), score[1], f"above {score[0]:.2f}, where it began",
             "the score does not rise",
             "The updates are too small: the clip never acts." if still
-            else "Updates happen, but not towards the reward: noisy advantages, or too high a beta.",
+            else "Updates happen, but not toward the reward: noisy advantages, or too high a beta.",
             "Raise learning_rate or epochs." if still
             else "Use a larger rollout_batch, whiten the advantages, or lower beta.",
         )  # fmt: skip
@@ -467,7 +467,7 @@ def rising_loss(rows: Rows, config: Mapping[str, Any]) -> Iterable[Finding]:
 TRENDS: list[Callable[[Rows, Mapping[str, Any]], Iterable[Finding]]] = [
     negative_kl,
     runaway_kl,
-    over_optimised,
+    over_optimized,
     no_learning,
     stuck_ratio,
     endless,

@@ -1,6 +1,6 @@
 """From the name of a judge in a configuration to something that scores responses.
 
-The same names serve for ``reward_model``, which PPO maximises, and for ``heldout_judge``, which it never sees:
+The same names serve for ``reward_model``, which PPO maximizes, and for ``heldout_judge``, which it never sees:
 
 * the name of a registered source (:mod:`ppo_lib.models.registry`): its reward model, or its function, such as the word
   lexicon of ``stories:FOLDER``;

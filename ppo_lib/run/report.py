@@ -28,7 +28,7 @@ CHARTS: list[Chart] = [
         {"chosen_logprob_change": "chosen", "rejected_logprob_change": "rejected"},
     ),
     (
-        "The score that is maximised, and what the answers are truly worth where that is known.",
+        "The score that is maximized, and what the answers are truly worth where that is known.",
         "score",
         {"score_mean": "proxy score", "gold_mean": "gold score", "heldout_mean": "held-out judge"},
     ),

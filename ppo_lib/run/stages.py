@@ -102,7 +102,7 @@ def ppo_trainer(
     Args:
         config: the knobs.
         backbone: the SFT model.
-        prompts: texts to practise on, or to measure on.
+        prompts: texts to practice on, or to measure on.
         reward: folder of a reward model trained on ``backbone``, instead of ``config.reward_model``.
         policy: a trained one; a fresh one if not given.
         world: who shares the work.

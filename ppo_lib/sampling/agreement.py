@@ -2,7 +2,7 @@
 
 PPO compares the log-probs of whole sequences with those that the sampler drew from, token by token, out of a cache. A
 cache that forgets (a window, a recurrent state, a position) draws from another distribution, and nothing that is
-trained afterwards shows it: the ratio is taken between two scorings. So the sampler is made to write given tokens, and
+trained afterward shows it: the ratio is taken between two scorings. So the sampler is made to write given tokens, and
 the logits that it saw on the way are laid beside the scorer's for the same tokens. A model's own growing cache is tried
 when the model is loaded (:func:`ppo_lib.models.backbone.check_forward`), the cache of fixed size when it is first asked
 for (:func:`ppo_lib.sampling.decoding.supports_static_cache`).

@@ -342,7 +342,7 @@ class PPOConfig:
     prompt_suffix: str = option("", help="text put after every prompt, such as the wanted form of the answer")
     chat_template: bool = option(False, help="put prompts into the tokenizer's chat template, as -Instruct models want")
     max_prompt_tokens: int | None = option(None, minimum=1, help="leave out longer prompts; null refuses them")
-    reward_model: str = option(TOY, help=f"what is maximised, see ppo_lib.run.judge_names: {TOY}, a folder, a function")
+    reward_model: str = option(TOY, help=f"what is maximized, see ppo_lib.run.judge_names: {TOY}, a folder, a function")
     heldout_judge: str | None = option(
         None, help="measured and never trained on, see ppo_lib.run.judge_names; null for none"
     )
@@ -364,9 +364,7 @@ class PPOConfig:
     beta: float = option(0.1, minimum=0.0, help="strength of the KL rubber band, reward per nat")
     kl_estimator: str = option("k1", choices=("k1", "k2", "k3"), help="per-token estimate of the KL")
     kl_in: str = option("reward", choices=("reward", "loss"), help="where the KL acts")
-    kl_target: float | None = option(
-        None, above=0.0, help="adapt beta towards this KL (nats per response); null: fixed"
-    )
+    kl_target: float | None = option(None, above=0.0, help="adapt beta toward this KL (nats per response); null: fixed")
     kl_horizon: float = option(1000.0, above=0.0, help="responses over which beta adapts by 20 %")
     value_coef: float = option(0.1, minimum=0.0, help="c1, weight of the critic's loss")
     entropy_coef: float = option(0.0, minimum=0.0, help="c2, weight of the entropy bonus")

@@ -28,7 +28,7 @@ class GRPOTrainer:
     Args:
         config: the knobs.
         policy: its adapter is trained in place; the value head is there and is not used.
-        prompts: texts to practise on.
+        prompts: texts to practice on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: a function like ``reward``, measured and never trained on.
         world: the processes that share the work. Each holds the whole rollout batch, so groups stay whole.

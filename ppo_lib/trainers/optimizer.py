@@ -101,7 +101,7 @@ class Optimizer:
         max_grad_norm: longer gradients are scaled down to this length.
         world: whose gradients are added up before each step.
         weights: precision of the frozen weights that gradients flow through. In float16 what is below 6e-8 is 0, so
-            there losses are multiplied by a scale before the backward pass, and gradients divided by it afterwards: as
+            there losses are multiplied by a scale before the backward pass, and gradients divided by it afterward: as
             large a scale as no gradient overflows at (Micikevicius et al., 2018).
 
     Attributes:

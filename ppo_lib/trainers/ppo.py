@@ -51,7 +51,7 @@ class PPOTrainer:
     Args:
         config: the knobs.
         policy: actor, critic and reference; its ``parameters_to_train`` are trained in place.
-        prompts: texts to practise on.
+        prompts: texts to practice on.
         reward: a :class:`RewardModel`, or a function from prompts and responses to scores.
         gold: true quality where it is known, a function like ``reward``; measured and never trained on.
         heldout_judge: another judge, a reward model or a function, likewise only measured.

@@ -62,11 +62,27 @@ def test_a_page_is_quiet_and_asks_no_other_host(browser, name):
         assert visit.complaints == []
 
 
+WIDE_FORMULAS = """
+() => {
+  document.querySelectorAll('details').forEach(one => { one.open = true; });
+  return [...document.querySelectorAll('div.math')]
+    .filter(formula => formula.scrollWidth > formula.clientWidth + 1).map(formula => formula.textContent);
+}
+"""
+CUT_OFF = """
+() => [...document.querySelectorAll('.prev-next-area p')]
+  .filter(name => name.getBoundingClientRect().right > window.innerWidth).length
+"""
+
+
 @pytest.mark.parametrize("name", toc_files())
 def test_a_page_fits_a_phone(browser, name):
+    """No formula has to be scrolled, either, and the names of the neighboring pages are whole."""
     with Visit(*browser, width=390) as visit:
         visit.open(name)
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert visit.page.evaluate(CUT_OFF) == 0
+        assert settled(visit.page, WIDE_FORMULAS) == []
         assert visit.complaints == []
 
 

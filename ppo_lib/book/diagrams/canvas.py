@@ -1,7 +1,7 @@
 """The paper of the book's drawings: boxes, arrows, words and bars at given places, as SVG with a text form.
 
 A drawing is 360 units wide and as high as it needs: in a window of 390 pixels the page leaves it 332 of them or more,
-so that its smallest text, 12 units, is still 11 pixels high there. Words and outlines take the colour of the page
+so that its smallest text, 12 units, is still 11 pixels high there. Words and outlines take the color of the page
 around them, tints lie transparent over its ground, and a page may set other tints (``--drawing-blue``): light and
 dark pages both work. There is no id in it, so that several stand on one page, and every number is rounded, so that
 the same drawing has the same bytes.
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ppo_lib.book.diagrams.letters import ASCENT, DESCENT, SMALLEST, SUBSCRIPT, spoken, subscript_size, width_of
 
 WIDTH = 360
-# The roles keep their colour through the book: policy, judge, reference, critic; what goes wrong; and all the rest.
+# The roles keep their color through the book: policy, judge, reference, critic; what goes wrong; and all the rest.
 TONES = {
     "blue": "#2f7fc1",
     "orange": "#c9661a",
@@ -167,7 +167,7 @@ class Drawing:
             anchor: ``"start"``, ``"middle"`` or ``"end"``.
             bold: heavy letters.
             faint: half withdrawn, for what is said in passing.
-            tone: the words' own colour, mixed with the page's so that it stays readable.
+            tone: the words' own color, mixed with the page's so that it stays readable.
             holder: the area that the words must not leave; the whole picture if not given.
             upright: a single line that is read from below, starting at ``(x, y)``, whatever the anchor.
         """
@@ -210,7 +210,7 @@ class Drawing:
         Args:
             x, y, width, height: its place.
             lines: the text; none for an empty frame.
-            tone: its colour, one of :data:`TONES`.
+            tone: its color, one of :data:`TONES`.
             dashed: what is frozen has a dashed edge.
             strong: a deeper tint, for what the picture is about.
             head: size of the first line.

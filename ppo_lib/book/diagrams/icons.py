@@ -1,4 +1,4 @@
-"""The cast in small pictures: the model, the judge's card, the critic's crystal ball, the reference's anchor.
+"""The cast in small pictures: the model, the judge's card, the critic's crystal ball, the reference's peg.
 
 Each is drawn around the middle of a square of 24 units and then moved and scaled to where it is wanted.
 """
@@ -53,7 +53,7 @@ def robot(drawing: Drawing, x: float, y: float, size: float = 30, mood: str = "s
         x, y: the middle of its head.
         size: its width.
         mood: one of :data:`MOUTHS`; a ``"dizzy"`` one has crosses for eyes.
-        tone: its colour.
+        tone: its color.
     """
     eyes = piece(CROSSED_EYES, TEXT, 1.4) if mood == "dizzy" else piece(EYES, TEXT, 3)
     antenna = piece("M0 -7V-10.5", tone) + piece("M0 -11.5v.1", tone, 3.4)
@@ -73,10 +73,11 @@ def crystal_ball(drawing: Drawing, x: float, y: float, size: float = 30) -> None
     glyph(drawing, x, y, size, foot, piece(BALL, CRITIC, tint=0.2), piece("M-5.5 -3Q-5 -7.5 -.5 -8", CRITIC))
 
 
-def anchor(drawing: Drawing, x: float, y: float, size: float = 30) -> None:
-    """The reference: what the policy hangs on."""
-    ring = piece("M-2.5 -9A2.5 2.5 0 1 1 2.5 -9A2.5 2.5 0 1 1 -2.5 -9Z", REFERENCE)
-    glyph(drawing, x, y, size, ring, piece("M0 -6.5V11M-5.5 -3H5.5M-10 3Q-9 11 0 11Q9 11 10 3", REFERENCE, 2))
+def peg(drawing: Drawing, x: float, y: float, size: float = 30) -> None:
+    """The reference: a peg in the ground, to which the policy's rubber band is tied."""
+    stake = piece("M-3.5 -10H3.5V3L0 11L-3.5 3Z", REFERENCE, tint=0.2)
+    knot, earth = piece("M-5 -4.5H5", REFERENCE, 2.6), piece("M-11 4.5H-6M6 4.5H11", REFERENCE, 2)
+    glyph(drawing, x, y, size, stake, knot, earth)
 
 
 def cross(drawing: Drawing, x: float, y: float, size: float = 20, tone: str = BAD) -> None:

@@ -22,8 +22,8 @@ def sft_shift() -> Drawing:
         "At every token the model foresees the next one. Only the forecasts of the answer are taught.",
         f"A row of tokens, the prompt {' '.join(PROMPT)} and the answer {' '.join(ANSWER)}. Below each token stands "
         "the forecast that the model makes after reading it, and an arrow leads from the forecast up to the token one "
-        f"step further right, which it has to meet. The {len(taught)} forecasts of the answer are coloured, they are "
-        f"taught: {told}. The forecasts inside the prompt are grey: nobody marks them.",
+        f"step further right, which it has to meet. The {len(taught)} forecasts of the answer are colored, they are "
+        f"taught: {told}. The forecasts inside the prompt are gray: nobody marks them.",
         height=312,
     )
     pitch, left = 49.4, 7.0

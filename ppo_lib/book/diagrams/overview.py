@@ -9,7 +9,7 @@ from ppo_lib.book.diagrams.canvas import (
     REFERENCE,
     Drawing,
 )
-from ppo_lib.book.diagrams.icons import anchor, card, crystal_ball, robot
+from ppo_lib.book.diagrams.icons import card, crystal_ball, peg, robot
 
 
 def pipeline() -> Drawing:
@@ -19,7 +19,7 @@ def pipeline() -> Drawing:
         "From top to bottom. The base model has read a lot and continues any text. Demonstrations turn it into the "
         "SFT model, which answers. People rank its answers, and from the rankings a reward model learns to judge. "
         "Then PPO starts with four models. The policy (the student) writes answers and learns. The reward model "
-        "(the judge) scores them and is frozen. The reference (the anchor) is a frozen copy of the SFT model that "
+        "(the judge) scores them and is frozen. The reference (the peg) is a frozen copy of the SFT model that "
         "says how far the policy has drifted. The critic (the forecaster) foretells the score and learns. "
         "Out comes the aligned model.",
         height=640,
@@ -46,10 +46,8 @@ def pipeline() -> Drawing:
     robot(drawing, 40, rows[0] + 38, 26)
     drawing.box(182, rows[0], wide, 72, "Reward model", "the judge", "gives scores", tone=JUDGE, dashed=True, left=36)
     card(drawing, 203, rows[0] + 30, 24)
-    drawing.box(
-        14, rows[1], wide, 72, "Reference", "the anchor", "says: too far!", tone=REFERENCE, dashed=True, left=40
-    )
-    anchor(drawing, 40, rows[1] + 37, 28)
+    drawing.box(14, rows[1], wide, 72, "Reference", "the peg", "says: too far!", tone=REFERENCE, dashed=True, left=40)
+    peg(drawing, 40, rows[1] + 37, 28)
     drawing.box(182, rows[1], wide, 72, "Critic", "the forecaster", "learns to foresee", tone=CRITIC, left=36)
     crystal_ball(drawing, 204, rows[1] + 34, 26)
 

@@ -68,7 +68,7 @@ def fork() -> Drawing:
         "A fork: learn from the comparisons themselves (DPO), or train a judge first and please it (RLHF with PPO).",
         "At the top a stack of comparisons, “this answer rather than that”. From there two roads. Left, DPO: a "
         "language coach who says “more of this, less of that”; the pairs train the policy directly; no judge, "
-        "no critic, no sampling. Like showing a dog two behaviours. Right, RLHF with PPO: a judge who scores every "
+        "no critic, no sampling. Like showing a dog two behaviors. Right, RLHF with PPO: a judge who scores every "
         "speech; the pairs train a reward model, the policy writes new answers, the judge scores "
         "them. Like training a dog with a clicker. Both roads end at a policy that is held close to one reference.",
         height=534,
@@ -84,7 +84,7 @@ def fork() -> Drawing:
     dog(drawing, left + wide / 2, 204, 46)
     dog(drawing, right + wide / 2 - 22, 204, 46)
     card(drawing, right + wide / 2 + 26, 202, 34)
-    drawing.write(left + wide / 2, 252, "the dog sees", "two behaviours", faint=True)
+    drawing.write(left + wide / 2, 252, "the dog sees", "two behaviors", faint=True)
     drawing.write(right + wide / 2, 252, "the dog hears", "a clicker", faint=True)
     model = drawing.box(right, 290, wide, 46, "Reward model", tone=JUDGE)
     answers = drawing.box(right, 368, wide, 46, "new answers, scored", tone=POLICY, head=13)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ppo_lib.book.diagrams.canvas import BAD, JUDGE, NOTE, PLAIN, POLICY, REFERENCE, Drawing
-from ppo_lib.book.diagrams.icons import anchor, card, robot
+from ppo_lib.book.diagrams.icons import card, peg, robot
 from ppo_lib.book.diagrams.letters import wrapped
 from ppo_lib.book.drawing import number
 from ppo_lib.book.recordings import load_recorded
@@ -47,7 +47,7 @@ def rubber_band() -> Drawing:
     start, lost, held = free[MOMENTS[0]], free[MOMENTS[-1]], recorded_answers(HELD)[0]
     drawing = Drawing(
         "The rubber band: the judge pulls the policy forward, the band pulls it back. Cut it, and the policy is gone.",
-        "Three rows. In each the reference, an anchor, stands at the left and never moves; the policy, a robot, stands "
+        "Three rows. In each the reference, a peg, stands at the left and never moves; the policy, a robot, stands "
         f"to its right. Row 1, the start: the band, beta times KL, hangs loose. The policy says “{start.text}"
         f"” Row 2, with the band (beta = 0.1): the judge’s score pulls the robot to the right, the stretched "
         f"band pulls it back; it has gone {number(round(held.kl, 1))} nats and says “{held.text}” Row 3, no band "
@@ -55,8 +55,8 @@ def rubber_band() -> Drawing:
         height=452,
     )
     rows = (
-        ("At the start", "no stretch, no price", start, 104.0, "smile"),
-        ("With the band", "the further, the dearer", held, 206.0, "smile"),
+        ("At the start", "no stretch, no pull", start, 104.0, "smile"),
+        ("With the band", "the further, the harder it pulls", held, 206.0, "smile"),
         ("Band cut: β = 0", "nothing pulls back", lost, 318.0, "dizzy"),
     )
     for row, (name, remark, answer, x, mood) in enumerate(rows):
@@ -66,7 +66,7 @@ def rubber_band() -> Drawing:
         drawing.write(10, top + 30, remark, faint=True, anchor="start")
         drawing.write(350, top + 12, f"KL {number(round(answer.kl, 1))} nats", anchor="end", tone=REFERENCE, bold=True)
         drawing.stroke((8, ground), (352, ground), width=1.2)
-        anchor(drawing, 34, middle + 2, 34)
+        peg(drawing, 34, middle + 13.5, 34)
         robot(drawing, x, middle + 4, 36, mood)
         if row == 0:
             drawing.curve(f"M44 {middle - 6}Q66 {middle + 26} {x - 17} {middle + 4}", REFERENCE, 3)

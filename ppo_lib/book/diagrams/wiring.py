@@ -5,7 +5,7 @@ from itertools import pairwise
 from ppo_lib.book.diagrams.canvas import CRITIC, JUDGE, PLAIN, POLICY, REFERENCE, Area, Drawing
 from ppo_lib.book.diagrams.icons import robot
 
-# The loop's steps as ppo_lib/trainers/ppo.py numbers them: name, what happens, colour.
+# The loop's steps as ppo_lib/trainers/ppo.py numbers them: name, what happens, color.
 STEPS = (
     ("draw prompts", ("from the shuffled", "stack"), PLAIN),
     ("roll out", ("the policy answers,", "token by token"), POLICY),

@@ -156,7 +156,7 @@ class Frame:
         curves: the same names, kinds and panels at every setting.
         rows: of the table below the picture, texts; the same number at every setting.
         sentence: what to see here, a whole sentence.
-        strips: coloured tokens, if the explorer has any.
+        strips: colored tokens, if the explorer has any.
     """
 
     curves: tuple[Curve, ...]

@@ -45,7 +45,7 @@ def frame(chance: float, size: float, scale: str) -> Frame:
 
 
 def group_size() -> Explorer:
-    """Group size and normalisation of GRPO, against how hard the task is."""
+    """Group size and normalization of GRPO, against how hard the task is."""
     return Explorer(
         name="group-size",
         title="How large should a group be?",

@@ -22,7 +22,7 @@ PLOTLY_JS = "4.1.1"  # the version that the book vendors, a test holds them toge
 PLOTLY_URL = f"https://cdn.jsdelivr.net/npm/plotly.js-basic-dist-min@{PLOTLY_JS}/plotly-basic.min.js"
 PLOTLY_SUM = "sha384-N2HZsG+IG/3J8CwhGGYz/kmzZ0sprpPWwjhor9ZI4lxuf47i9DXK2/NDGxMaJiEb"
 # Legible on light and dark notebook themes, neither of which a figure can see.
-MIDDLE_GREY = "#808080"
+MIDDLE_GRAY = "#808080"
 TINTS = "".join(
     f".explorer-live .tint{level}{{background:rgba({color},{abs(level) * 0.13:.2f});"
     "display:inline-block;margin:2px;padding:1px 5px;border-radius:4px}"
@@ -56,7 +56,7 @@ def control(parameter: Parameter) -> Any:
 def bundle(explorer: Sliders, frame: Frame, panel: int) -> dict[str, Any]:
     """One picture for whoever shows it: Plotly's MIME type, and HTML that brings its own plotly.js."""
     drawn = layout(explorer.panels[panel], curves_of(frame, panel))
-    drawn["font"] = drawn["font"] | {"color": MIDDLE_GREY}
+    drawn["font"] = drawn["font"] | {"color": MIDDLE_GRAY}
     legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
     drawn |= {"showlegend": True, "legend": legend, "height": HEIGHT + 60, "margin": drawn["margin"] | {"t": 60}}
     data = traces(frame, panel)
@@ -76,7 +76,7 @@ def bundle(explorer: Sliders, frame: Frame, panel: int) -> dict[str, Any]:
 
 
 def words(explorer: Sliders, frame: Frame) -> str:
-    """Sentence, coloured tokens and table as HTML."""
+    """Sentence, colored tokens and table as HTML."""
     return (
         f'<style>{TINTS}</style><div class="explorer-live"><p>{escape(frame.sentence)}</p>'
         f"{tokens_html(frame.strips)}{numbers(explorer, frame)}</div>"

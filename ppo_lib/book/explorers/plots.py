@@ -17,7 +17,7 @@ RULE = "rgba(128,128,128,0.25)"
 
 
 def curves_of(frame: Frame, panel: int) -> list[Curve]:
-    """The curves of one picture, in the order in which they get their colours."""
+    """The curves of one picture, in the order in which they get their colors."""
     return [one for one in frame.curves if one.panel == panel]
 
 
@@ -31,7 +31,7 @@ def plain(value: Value) -> Value | None:
 
 
 def style(one: Curve, index: int) -> dict[str, Any]:
-    """Everything of a trace but its data: colour, and a dash, symbol or pattern that tells it apart without colour."""
+    """Everything of a trace but its data: color, and a dash, symbol or pattern that tells it apart without color."""
     color = COLORS[index % len(COLORS)]
     if one.kind == "bars":
         shape = PATTERNS[index % len(PATTERNS)]

@@ -13,7 +13,7 @@ from ppo_lib.formulas.losses import clipped_policy_loss
 
 RUN = "pocket/explorer_ratios"
 WIDTHS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-CENTRES = tuple(round(0.4 + 0.05 * i, 2) for i in range(25))
+CENTERS = tuple(round(0.4 + 0.05 * i, 2) for i in range(25))
 TRAINED = {"with the clip (ε = 0.2)": True, "without any clip": False}
 
 
@@ -40,13 +40,13 @@ def cut(log_ratios: Tensor, advantages: Tensor, epsilon: float) -> tuple[Tensor,
 
 
 def histogram(ratios: Tensor) -> list[float]:
-    """How many ratios lie nearest to each centre; those beyond the ends are counted at the ends.
+    """How many ratios lie nearest to each center; those beyond the ends are counted at the ends.
 
     The many at 1 are left out: drawn, they would press all others flat.
     """
-    nearest = ((ratios - CENTRES[0]) / 0.05).round().clamp(0, len(CENTRES) - 1).long()
-    counts = torch.bincount(nearest, minlength=len(CENTRES)).tolist()
-    return [math.nan if centre == 1 else count for centre, count in zip(CENTRES, counts, strict=True)]
+    nearest = ((ratios - CENTERS[0]) / 0.05).round().clamp(0, len(CENTERS) - 1).long()
+    counts = torch.bincount(nearest, minlength=len(CENTERS)).tolist()
+    return [math.nan if center == 1 else count for center, count in zip(CENTERS, counts, strict=True)]
 
 
 def highest() -> float:
@@ -82,8 +82,8 @@ def frame(epsilon: float, epoch: int, trained: str) -> Frame:
         )
     return Frame(
         curves=(
-            curve("gradient flows", CENTRES, histogram(ratios[~held]), "bars"),
-            curve("gradient cut by the clip", CENTRES, histogram(ratios[held]), "bars"),
+            curve("gradient flows", CENTERS, histogram(ratios[~held]), "bars"),
+            curve("gradient cut by the clip", CENTERS, histogram(ratios[held]), "bars"),
             curve("clip fraction", WIDTHS, fractions(trained, int(epoch)), panel=1),
             curve("this ε", [epsilon], [100 * fraction], "points", 1),
         ),

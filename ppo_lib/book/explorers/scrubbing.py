@@ -8,7 +8,7 @@ from ppo_lib.book.explorers.core import Frame, Panel, Parameter, curve, short, s
 from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import RecordedRun, load_recorded
 
-# What colours the tokens: column of the recording, and the value of the full tint.
+# What colors the tokens: column of the recording, and the value of the full tint.
 QUANTITIES = {
     "log π_θ − log π_ref (nats)": ("kl", 2.0),
     "advantage Â": ("advantage", 2.0),
@@ -88,7 +88,7 @@ def scrubber(
     Args:
         run: one of ``RUNS``, or several of one world to choose from.
         prompt: show only this one; all recorded prompts by default.
-        quantities: what may colour the tokens, of ``QUANTITIES``.
+        quantities: what may color the tokens, of ``QUANTITIES``.
         name: another one where a page has two scrubbers.
 
     Raises:
@@ -107,7 +107,7 @@ def scrubber(
             Parameter("run", "run", runs, runs[0]),
             Parameter("step", "iteration", steps, steps[-1], listed=True),
             Parameter("prompt", "prompt", prompts, prompts[0]),
-            Parameter("quantity", "colour of the tokens", tuple(quantities), quantities[0]),
+            Parameter("quantity", "color of the tokens", tuple(quantities), quantities[0]),
         ),
         function=frame,
         panels=(

@@ -146,7 +146,7 @@ def legend(frame: Frame, panel: int) -> str:
 
 
 def tokens_html(strips: Iterable[Strip]) -> str:
-    """Coloured tokens, each strip below its caption."""
+    """Colored tokens, each strip below its caption."""
     return "".join(
         f'<div class="explorer-strip"><p>{escape(one.caption)}</p><div class="explorer-tokens">'
         + "".join(

@@ -184,8 +184,8 @@ def objective(config: Mapping[str, Any], result: Translation) -> None:
         {"critic.value_clip": wide if config["value_clip"] is None else config["value_clip"]},
         "a bound that never acts." if config["value_clip"] is None else "",
     )
-    centred = "GAE's advantages are always centred; no_std_norm leaves out the scaling."
-    result.either("whiten_advantages", config["whiten_advantages"], "always, over the whole rollout batch.", centred)
+    centered = "GAE's advantages are always centered; no_std_norm leaves out the scaling."
+    result.either("whiten_advantages", config["whiten_advantages"], "always, over the whole rollout batch.", centered)
     scaled = "not offered; scale the reward instead."
     result.either("whiten_rewards", not config["whiten_rewards"], "never done.", scaled)
     replaced = (
