@@ -93,3 +93,12 @@ def test_a_fold_says_what_it_hides(path: Path):
     folded = [cell for cell in cells(path) if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", []))]
     nameless = [cell.source[:60] for cell in folded if "code_prompt_show" not in cell.metadata.get("mystnb", {})]
     assert nameless == []
+
+
+@each_chapter
+def test_a_chapter_asks_for_predictions_in_one_form(path: Path):
+    """The reader is to guess before a result is shown, and to see at a glance where."""
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    story = text.split("## Exercises")[0]
+    assert len(re.findall(r"\*\*Predict\.?\*\*", story)) >= 2
+    assert not re.search(r"Before you (look|read on|scroll)", story)
