@@ -37,7 +37,7 @@ def implicit_rewards(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, beta:
         logprobs: ``(B, T)``, ``log pi_theta`` of the responses' tokens.
         ref_logprobs: ``(B, T)``, the same tokens under the reference; carry no gradient.
         mask: ``(B, T)``, 1 where the token counts.
-        beta: price of a nat, in units of the reward.
+        beta: strength of the rubber band, in units of the reward per nat.
 
     Returns:
         ``(B,)`` in units of the reward: a sum over tokens, not a mean, since it is the log-ratio of the response.
@@ -58,7 +58,7 @@ def dpo_loss(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, beta: float) 
 
     Args:
         logprobs, ref_logprobs, mask: ``(2N, T)``: the N chosen responses, then the N rejected ones in the same order.
-        beta: price of a nat, in units of the reward.
+        beta: strength of the rubber band, in units of the reward per nat.
 
     Raises:
         ValueError: as :func:`implicit_rewards`, or an odd number of rows.

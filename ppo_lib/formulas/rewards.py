@@ -1,4 +1,4 @@
-"""The augmented reward: the reward model's score on the last token, and the price of drifting on every token."""
+"""The augmented reward: the reward model's score on the last token, and what drifting costs on every token."""
 
 import torch
 from torch import Tensor

@@ -4,7 +4,7 @@ from ppo_lib.book.diagrams.canvas import BAD, CRITIC, JUDGE, PLAIN, POLICY, Draw
 from ppo_lib.errors import BadInput
 
 STATIONS = (
-    ("rewards", "of each token", ("the judge’s score,", "a price for drifting"), JUDGE),
+    ("rewards", "of each token", ("the judge’s score,", "the band’s pull"), JUDGE),
     ("advantages", "of each token", ("better or worse", "than foreseen?"), CRITIC),
     ("loss", "one number", ("which way", "to step"), POLICY),
 )
@@ -25,7 +25,7 @@ def assembly_line(here: int) -> Drawing:
     drawing = Drawing(
         f"The assembly line. You are here: step {here}, {names[here - 1]}.",
         "A conveyor belt with three stations. Step 1 makes the rewards of the tokens, from the judge’s score and the "
-        "price of drifting. Step 2 makes advantages of them: was a token better than foreseen? Step 3 makes the loss, "
+        "pull of the band. Step 2 makes advantages of them: was a token better than foreseen? Step 3 makes the loss, "
         f"one number that says which way to step. A marker says “you are here” at step {here}.",
         height=164,
     )

@@ -64,6 +64,6 @@ def adaptive_beta() -> Explorer:
         function=frame,
         panels=(
             Panel("Drift from the reference.", "iteration", "KL (nats)"),
-            Panel("The price of a nat.", "iteration", "β", log_y=True),
+            Panel("The strength of the band.", "iteration", "β", log_y=True),
         ),
     )

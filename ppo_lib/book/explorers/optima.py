@@ -57,7 +57,7 @@ def closed_form() -> Explorer:
         parameters=(
             Parameter(
                 "beta",
-                "β, price of a nat",
+                "β, strength of the rubber band",
                 (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 100.0),
                 0.5,
                 unit="reward/nat",
