@@ -75,8 +75,9 @@ def build(name: str, **options: Any) -> ActorCritic:
     return policy
 
 
-def decode_step(policy: ActorCritic, adapter: str | None = "policy") -> Counter[str]:
-    """Kernels of one step of the decoder that a GPU records."""
+def decode_step(policy: ActorCritic, merge: bool = True) -> Counter[str]:
+    """Kernels of one step of the decoder that a GPU records, with the adapter merged into the weights or beside them."""
+    policy.backbone.merge_adapter = merge
     found: list[Counter[str]] = []
     step = decoding.Decoder.step
 
@@ -87,7 +88,7 @@ def decode_step(policy: ActorCritic, adapter: str | None = "policy") -> Counter[
 
     decoding.Decoder.step = counted  # type: ignore[method-assign]
     try:
-        sample(policy.backbone, [[5, 6, 7], [8, 9]], 4, 1.0, adapter, torch.Generator(), static_cache=True)
+        sample(policy.backbone, [[5, 6, 7], [8, 9]], 4, 1.0, "policy", torch.Generator(), static_cache=True)
     finally:
         decoding.Decoder.step = step  # type: ignore[method-assign]
     return found[-1]
@@ -105,10 +106,10 @@ def microbatch(policy: ActorCritic) -> Counter[str]:
 
 def main() -> None:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
-    print(f"{'':16}{'decode':>10}{'merged':>10}{'plain':>10}{'update':>10}{'PEFT':>10}")
+    print(f"{'':16}{'decode':>10}{'adapter':>10}{'plain':>10}{'update':>10}{'PEFT':>10}")
     for name in SHAPES:
         policy, plain = build(name), build(name, fused_lora=False)
-        counts = [decode_step(policy), decode_step(policy, None), decode_step(plain), microbatch(policy)]
+        counts = [decode_step(policy), decode_step(policy, False), decode_step(plain, False), microbatch(policy)]
         print(f"{name:16}" + "".join(f"{c.total():10,}" for c in [*counts, microbatch(plain)]))
         print("   update: " + ", ".join(f"{n} {c}" for n, c in counts[3].most_common(14)))
         print("   decode: " + ", ".join(f"{n} {c}" for n, c in counts[0].most_common(14)))

@@ -43,8 +43,8 @@ def test_both_layouts_are_measured_beside_trl_or_without_it():
     assert "lora" in table
 
 
-# Kernels of a decoding step, of one without an adapter, of a microbatch's update: benchmarks/results/counts.txt.
-CEILINGS = {"SmolLM2-135M": (1_537, 1_117, 4_601), "Qwen2.5-0.5B": (1_237, 901, 3_695)}
+# Kernels of a decoding step, of one that does not merge, of a microbatch's update: benchmarks/results/counts.txt.
+CEILINGS = {"SmolLM2-135M": (1_122, 1_542, 4_601), "Qwen2.5-0.5B": (906, 1_242, 3_695)}
 
 
 @pytest.mark.slow
@@ -54,9 +54,9 @@ def test_no_more_kernels_are_launched_than_were_counted_and_fewer_than_by_peft(m
     import bench_counts
 
     policy, plain = bench_counts.build(shape), bench_counts.build(shape, fused_lora=False)
-    step, without, update = CEILINGS[shape]
-    assert bench_counts.decode_step(policy).total() <= step < bench_counts.decode_step(plain).total()
-    assert bench_counts.decode_step(policy, None).total() <= without < step
+    step, beside, update = CEILINGS[shape]
+    assert bench_counts.decode_step(policy).total() <= step < beside
+    assert bench_counts.decode_step(policy, False).total() <= beside < bench_counts.decode_step(plain, False).total()
     assert bench_counts.microbatch(policy).total() <= update < bench_counts.microbatch(plain).total()
     kept = (ROOT / "benchmarks/results/counts.txt").read_text(encoding="utf-8")
     assert all(f"{count:,}" in kept for count in CEILINGS[shape])

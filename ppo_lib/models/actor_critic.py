@@ -71,6 +71,11 @@ class Role(nn.Module):
         """States before each response token, ``(B, T, H)``: the token at position t is scored at t - 1."""
         return self.backbone.hidden_states(batch, self.adapter)[:, batch.prompt_width - 1 : -1]
 
+    @property
+    def merges(self) -> bool:
+        """Whether its adapter is merged into a copy of the weights while it samples."""
+        return self.adapter is not None and self.backbone.merges
+
     def save(self, folder: Path) -> None:
         """Write what is trained: the adapter as a PEFT folder, or the whole model, and the tokenizer."""
         whole = self.backbone.merged(None) if self.adapter is None else None

@@ -18,7 +18,7 @@ from ppo_lib.errors import BadInput
 from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
-from ppo_lib.models.lora import quicken_adapters
+from ppo_lib.models.lora import merged, quicken_adapters
 from ppo_lib.models.prefix import WORTH, Prefix, causal_mask, sees_everything, states_after_prefix
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.registry import exact_model
@@ -53,6 +53,8 @@ class Backbone(nn.Module):
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
         share_prefix: read what all prompts of a batch begin with once instead of in every row; on at first.
         fused_lora: adapters that are added compute in few products (:mod:`ppo_lib.models.lora`); on at first.
+        merge_adapter: sample with the adapter added to a copy of the weights (:func:`ppo_lib.models.lora.merged`);
+            ``None``, as at first, does so on a GPU, where a decoding step is bound by the number of its kernels.
 
     Raises:
         ValueError: no chat template where one is wanted, no EOS token, a model whose logits are not its output
@@ -81,6 +83,7 @@ class Backbone(nn.Module):
         quicken(causal_lm)
         self._adapter: str | None = None
         self.gradient_checkpointing, self.share_prefix, self.fused_lora = False, True, True
+        self.merge_adapter: bool | None = None
         self.takes_masks = True  # of four dimensions; found out otherwise by the check
         check_forward(self)
 
@@ -108,7 +111,7 @@ class Backbone(nn.Module):
         self.world.place(causal_lm, str(self.device))
         copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.world)
         copy.gradient_checkpointing = self.gradient_checkpointing
-        copy.share_prefix = self.share_prefix
+        copy.share_prefix, copy.merge_adapter = self.share_prefix, self.merge_adapter
         return copy
 
     def load_weights(self, folder: str | Path) -> None:
@@ -254,6 +257,18 @@ class Backbone(nn.Module):
         finally:
             if name != before:
                 self._use(before)
+
+    @property
+    def merges(self) -> bool:
+        """Whether adapters are merged into a copy of the weights for sampling; those of a sharded model never are."""
+        wanted = self.device.type == "cuda" if self.merge_adapter is None else self.merge_adapter
+        return wanted and self.fused_lora and not self.world.sharded
+
+    @contextmanager
+    def sampling(self, name: str | None) -> Iterator[None]:
+        """Play a role while tokens are sampled and nothing is learned; see :func:`ppo_lib.models.lora.merged`."""
+        with self.adapter(name), merged(self.causal_lm, name) if name and self.merges else nullcontext():
+            yield
 
     @property
     def acting(self) -> str | None:

@@ -5,10 +5,15 @@ sum, each a kernel of its own, and as many and more again backwards. Here the la
 while it is computed, and the scaling with it. The same numbers but for rounding; on a GPU, where launching a kernel
 costs more than these small products, half of the launches; on a CPU fewer passes over memory.
 
+While tokens are sampled nothing is learned, and not even those products are needed: :func:`merged` adds the adapter to
+a copy of the weights, and a layer is one product.
+
 By hand, since autograd would split the sums again: the backward pass has to add ``A``'s part to the gradient of ``x``
 in place. :func:`plainly` says where PEFT's own way is taken instead; ``fused_lora: false`` takes it everywhere.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,10 +73,14 @@ class LoraLinear(PeftLinear):
     Shapes: ``x`` is ``(..., K)``, the frozen ``W`` ``(N, K)``, ``A`` ``(r, K)`` and ``B`` ``(N, r)``.
     """
 
+    whole: Tensor | None = None  # (N, K), the weight with the acting adapter in it, while :func:`merged` is open
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base: Any = self.base_layer
         if self._disable_adapters and not self.merged_adapters:
             return base(x, *args, **kwargs)
+        if self.whole is not None:
+            return by_weight(x.flatten(0, -2), self.whole, base.bias).view(*x.shape[:-1], -1)
         if args or kwargs or plainly(self, x):
             return super().forward(x, *args, **kwargs)
         name = self._active_adapter[0]
@@ -98,6 +107,46 @@ def plainly(layer: LoraLinear, x: Tensor) -> bool:
         or not x.dtype == a.dtype == base.weight.dtype
         or x.dim() < 2
     )
+
+
+@contextmanager
+def merged(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Sample with one adapter added to the weights, ``W + s B A``, in a copy that is given up at the end.
+
+    In float32 the log-probs change by rounding. In half precision an adapter's small numbers are partly lost in the
+    weights' rounding, and the sampler's distribution is not quite the scorer's: what PPO learns from are the scorer's
+    log-probs, so the first ratio stays 1, and the difference is reported (``sampling_gap_mean``).
+
+    Layers that are no plain linear ones, or parts of a sharded model, keep their adapters.
+
+    Args:
+        model: no gradient is taken while this is open, and no other adapter acts.
+        adapter: its name.
+    """
+    layers = [m for m in model.modules() if isinstance(m, LoraLinear) and mergeable(m, adapter)]
+    try:
+        for layer in layers:
+            layer.whole = merged_weight(layer, adapter)
+        yield
+    finally:
+        for layer in layers:
+            layer.whole = None
+
+
+def mergeable(layer: LoraLinear, adapter: str) -> bool:
+    """Whether a copy of a layer's weight can hold this adapter: a whole weight of its own, and a plain adapter."""
+    base = layer.base_layer
+    plain = adapter in layer.lora_A and adapter not in layer.lora_variant and not layer.merged_adapters
+    return plain and isinstance(base, nn.Linear) and type(base.weight) is nn.Parameter
+
+
+@torch.no_grad()
+def merged_weight(layer: LoraLinear, adapter: str) -> Tensor:
+    """``W + s B A``, ``(N, K)``, in the precision of ``W``."""
+    base: Any = layer.base_layer
+    a: Any = layer.lora_A[adapter].weight
+    b: Any = layer.lora_B[adapter].weight
+    return torch.addmm(base.weight.to(a.dtype), b, a, alpha=layer.scaling[adapter]).to(base.weight.dtype)
 
 
 def quicken_adapters(model: nn.Module, wanted: bool = True) -> None:

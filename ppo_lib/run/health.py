@@ -81,6 +81,7 @@ def bands() -> dict[str, Band]:
     inf = math.inf
     return {
         "ratio_first_error": Band(0, 1e-6, "distance of the first ratios from 1; rounding only"),
+        "sampling_gap_mean": Band(0, 0.05, "between the sampler's log-probs and the scorer's, nats/token"),
         "ratio_max": Band(0, 50, "largest probability ratio of the updates; heavy-tailed"),
         "clip_fraction": Band(0.0, 0.3, "share of tokens whose gradient the clip stopped"),
         "approx_kl": Band(-inf, 0.1, "how far one iteration's updates moved the policy, nats/token"),
@@ -141,6 +142,12 @@ LIMITS: list[tuple[str, str, int, int, str, str, str]] = [
         "the ratio is not 1 before the first update",
         "Old and new log-probs are computed in different ways: dropout, temperature, padding, dtype.",
         "Score both with the same code on the same batch, in evaluation mode.",
+    ),
+    (
+        "sampling_gap_mean", "high", 0, 1,
+        "answers are drawn from another distribution than the one that is learned from",
+        "The sampler's copy of the weights rounds the adapter away, as bfloat16 and float16 do, or is no copy at all.",
+        "Set merge_adapter: false, or compute in float32.",
     ),
     (
         "ratio_max", "high", 0, WINDOW,

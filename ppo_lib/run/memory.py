@@ -3,7 +3,7 @@
 What is held at the same time:
 
     total = weights + adapters + optimizer + max(rollout, update)
-    rollout = KV cache + logits of one step            update = gradients + activations + logits of one slice
+    rollout = KV cache + logits of one step + merged   update = gradients + activations + logits of one slice
 
 Weights, adapters, gradients, moments and the cache are counted. Activations are counted in a forward pass on tensors
 that have a shape and no numbers (PyTorch's device ``meta``), for attention that does not hold its ``(S, S)`` scores,
@@ -97,6 +97,7 @@ class MemoryPlan:
         activations: kept for the backward pass of one microbatch; with gradient checkpointing, of one block at a time.
         logits: of one slice in the update.
         sampling: of one decoding step of the rollout batch.
+        merged: a copy of the weights that have adapters, where the rollout merges them.
     """
 
     weights: int
@@ -107,11 +108,12 @@ class MemoryPlan:
     activations: int
     logits: int
     sampling: int
+    merged: int = 0
 
     @property
     def rollout(self) -> int:
         """What the rollout holds besides weights, adapters and optimizer."""
-        return self.cache + self.sampling
+        return self.cache + self.sampling + self.merged
 
     @property
     def update(self) -> int:
@@ -204,7 +206,14 @@ def plan_memory(
         activations=int(tokens * kept),
         logits=min(MAX_LOGITS, response_logits) * bytes_per_logit(dtype, config.entropy_coef > 0),
         sampling=min(MAX_LOGITS, rows * text.vocab_size) * SAMPLING_BYTES,
+        merged=sum(inputs * outputs for inputs, outputs in layers) * weight_bytes if merges(config, parts) else 0,
     )
+
+
+def merges(config: PPOConfig, parts: int) -> bool:
+    """Whether the rollout will merge its adapter; as :attr:`ppo_lib.models.backbone.Backbone.merges` does."""
+    wanted = pick_device(config.device).startswith("cuda") if config.merge_adapter is None else config.merge_adapter
+    return wanted and config.fused_lora and config.finetune == "lora" and parts == 1
 
 
 def to_learn(network: int, head: int, itemsize: int) -> tuple[int, int]:

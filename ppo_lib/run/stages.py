@@ -65,6 +65,7 @@ def build(
     backbone.gradient_checkpointing = config.gradient_checkpointing
     backbone.share_prefix = getattr(config, "share_prefix", True)
     backbone.fused_lora = getattr(config, "fused_lora", True)
+    backbone.merge_adapter = getattr(config, "merge_adapter", None)
     allow_tf32(getattr(config, "tf32", False))
     if stage == "sft":
         demonstrations = short_enough(load_demonstrations(config.data, world.say), config, backbone, world)

@@ -36,10 +36,11 @@ class Witness:
         few = self.tokens[:5]
         return [few, few[:2]] if len(self.tokens) >= STEPS + 5 else []
 
-    def __call__(self, hidden: Tensor, number: object = None) -> Tensor:
-        """The next given token of each row, whatever the hidden states ``(B, H)`` say."""
+    def __call__(self, hidden: Tensor, number: object = None) -> tuple[Tensor, Tensor]:
+        """The next given token of each row, whatever the hidden states ``(B, H)`` say, and no log-prob of it."""
         self.logits.append(self.backbone.logits(hidden))
-        return torch.full((len(hidden),), self.tokens[4 + len(self.logits)], device=hidden.device)
+        tokens = torch.full((len(hidden),), self.tokens[4 + len(self.logits)], device=hidden.device)
+        return tokens, torch.zeros_like(tokens, dtype=torch.float32)
 
     def agrees(self, batch: TokenBatch) -> bool:
         """Whether the scorer has the same logits for the tokens that were taken.

@@ -73,7 +73,7 @@ def decode_few(backbone: Backbone, witness: Witness) -> TokenBatch:
         use_cache=True,
     )
     prefilled = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
-    first = witness(output.last_hidden_state[:, -1])
+    first, _ = witness(output.last_hidden_state[:, -1])
     decoder = Decoder(backbone, batch.sequences, seen, first, prefilled, witness, width)
     decoder.recording = False
     return decoder.run(STEPS - 1)[0]
@@ -127,8 +127,10 @@ class Decoder:
         attention: ``(B, P + T)`` boolean, true from each prompt's first token on.
         first: ``(B,)``, the first token of each response.
         prefilled: keys and values of the prompts, layer by layer.
-        pick: from hidden states ``(B, H)`` and the number of the token, a tensor ``(1,)``, to tokens ``(B,)``.
+        pick: from hidden states ``(B, H)`` and the number of the token, a tensor ``(1,)``, to tokens and their
+            log-probs, ``(B,)`` each.
         prompt_width: ``P``.
+        logprobs: ``(B, T)``, into which log-probs are written, zero behind a response's end; ``None`` keeps none.
     """
 
     def __init__(
@@ -138,11 +140,12 @@ class Decoder:
         attention: Tensor,
         first: Tensor,
         prefilled: list[tuple[Tensor, Tensor]],
-        pick: Callable[[Tensor, Tensor], Tensor],
+        pick: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         prompt_width: int,
+        logprobs: Tensor | None = None,
     ) -> None:
         self.backbone, self.pick, self.width = backbone, pick, prompt_width
-        self.sequences, device = sequences, sequences.device
+        self.sequences, self.logprobs, device = sequences, logprobs, sequences.device
         self.eos = torch.tensor(backbone.eos_token_ids, device=device)
         columns = -(-sequences.shape[1] // ALIGNED) * ALIGNED
         self.slots = Slots(prefilled, columns)
@@ -173,7 +176,9 @@ class Decoder:
             past_key_values=slots,
             use_cache=True,
         ).last_hidden_state[:, -1]
-        tokens = self.pick(hidden, self.step_number)
+        tokens, chosen = self.pick(hidden, self.step_number)
+        if self.logprobs is not None:
+            self.logprobs.index_copy_(1, self.step_number, chosen.masked_fill(self.finished, 0.0).unsqueeze(1))
         slots.column.add_(1)
         self.positions.add_(1)
         self.step_number.add_(1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ppo_lib.errors import BadInput
@@ -40,10 +41,13 @@ class Sampled:
     Attributes:
         batch: prompts and responses with explicit lengths.
         finished: ``(B,)`` boolean: the response ended with an EOS, instead of being cut off by the budget.
+        logprobs: ``(B, T)`` float32, of each token in the distribution that it was drawn from; zero in the padding,
+            and everywhere at temperature 0.
     """
 
     batch: TokenBatch
     finished: Tensor
+    logprobs: Tensor
 
 
 @torch.no_grad()
@@ -69,7 +73,8 @@ def sample(
         prompts: token ids, from :func:`ppo_lib.models.tokens.encode_prompts`.
         max_new_tokens: budget; a response that does not end within it is truncated.
         temperature: above 0 to sample; 0 takes the likeliest token.
-        adapter: the role that samples: ``"policy"``, or ``None`` for the reference.
+        adapter: the role that samples: ``"policy"``, or ``None`` for the reference; on a GPU merged into a copy of
+            the weights meanwhile; see :attr:`ppo_lib.models.backbone.Backbone.merge_adapter`.
         generator: source of randomness, on any device; torch's own for the backbone's if not given. It gives
             one number per row and step until the last response has ended, and is left in the state after them.
         noise: ``(B, max_new_tokens)`` in [0, 1), the random number that decides each token, in place of a generator's.
@@ -124,7 +129,9 @@ def sample(
         responses = world.gather([row[:n].tolist() for row, n in pairs])
         finished = world.gather(sampled.finished.tolist())
         batch = pad_pairs(prompts, responses, backbone.pad_token_id).to(backbone.device)
-        sampled = Sampled(batch, torch.tensor(finished, device=backbone.device))
+        logprobs = pad_sequence([torch.tensor(row) for row in world.gather(sampled.logprobs.tolist())], True)
+        logprobs = logprobs[:, : batch.responses.shape[1]].to(backbone.device)
+        sampled = Sampled(batch, torch.tensor(finished, device=backbone.device), logprobs)
     if drawing:  # numbers for steps that no response needed go back: a budget must not change what follows
         source.set_state(before)
         random_numbers(sampled.batch.responses.shape[1], rows, source)
@@ -170,9 +177,10 @@ def decode(
         static_cache = by_graphs(backbone, device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
+    logprobs = torch.zeros(rows, max_new_tokens, device=device)
     cache: Any = None
     start, end = 0, width
-    with backbone.adapter(adapter):
+    with backbone.sampling(adapter):
         for step in range(max_new_tokens):
             if shared and step == 0:
                 hidden, cache = read_prompts(backbone, asked, shared)
@@ -187,14 +195,15 @@ def decode(
                 hidden, cache = output.last_hidden_state[:, -1], output.past_key_values
                 del output
             point = None if noise is None else noise[:, step]
-            tokens = pick(backbone, hidden, temperature, point)
+            tokens, chosen = pick(backbone, hidden, temperature, point)
+            logprobs[:, step] = chosen.masked_fill(finished, 0.0)
             if static_cache:
                 prefilled = [(layer.keys, layer.values) for layer in cache.layers]
                 next_tokens = partial(pick_at, backbone, temperature, noise)
-                decoder = Decoder(backbone, sequences, attention, tokens, prefilled, next_tokens, width)
+                decoder = Decoder(backbone, sequences, attention, tokens, prefilled, next_tokens, width, logprobs)
                 del cache, prefilled  # the decoder has its own copy of the prompts' keys and values
                 batch, ended = decoder.run(max_new_tokens - 1)
-                return Sampled(replace(batch, shared=asked.shared), ended)
+                return Sampled(replace(batch, shared=asked.shared), ended, logprobs[:, : batch.responses.shape[1]])
             sequences[:, end] = torch.where(finished, sequences[:, end], tokens)
             lengths += ~finished
             finished |= torch.isin(tokens, eos)
@@ -203,7 +212,8 @@ def decode(
             backbone.world.add(left)  # of a sharded model, every process takes as many steps as the longest needs
             if not left:
                 break
-    return Sampled(TokenBatch(sequences[:, :end], prompt_lengths, lengths, width, asked.shared), finished)
+    batch = TokenBatch(sequences[:, :end], prompt_lengths, lengths, width, asked.shared)
+    return Sampled(batch, finished, logprobs[:, : end - width])
 
 
 def read_prompts(backbone: Backbone, asked: TokenBatch, shared: int) -> tuple[Tensor, Any]:
@@ -216,22 +226,30 @@ def read_prompts(backbone: Backbone, asked: TokenBatch, shared: int) -> tuple[Te
     return states[:, -1], cache
 
 
-def pick(backbone: Backbone, hidden: Tensor, temperature: float, point: Tensor | None) -> Tensor:
-    """The next token of each row, ``(B,)``, from its last hidden state, ``(B, H)``.
+def pick(backbone: Backbone, hidden: Tensor, temperature: float, point: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The next token of each row and its log-prob, ``(B,)`` each, from its last hidden state, ``(B, H)``.
 
     Args:
         backbone, temperature: as :func:`sample` takes them.
         hidden: in the role that samples.
-        point: ``(B,)`` float64 in [0, 1), the random numbers; None takes the likeliest token, as temperature 0 does.
+        point: ``(B,)`` float64 in [0, 1), the random numbers; None takes the likeliest token, as temperature 0 does,
+            and nothing else could have come: its log-prob is 0.
     """
     if temperature == 0 or point is None:
-        return backbone.logits(hidden).argmax(dim=-1)
+        return backbone.logits(hidden).argmax(dim=-1), torch.zeros(len(hidden), device=hidden.device)
     size = max(1, MAX_LOGITS // backbone.causal_lm.config.get_text_config().vocab_size)  # rows at once
-    parts = zip(hidden.split(size), point.split(size), strict=True)
-    return torch.cat([draw(torch.softmax(backbone.logits(h) / temperature, dim=-1), point=p) for h, p in parts])
+    parts = []
+    for states, part in zip(hidden.split(size), point.split(size), strict=True):
+        probabilities = torch.softmax(backbone.logits(states) / temperature, dim=-1)
+        tokens = draw(probabilities, point=part)
+        parts.append((tokens, probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1).log().float()))
+    tokens, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
+    return tokens, logprobs
 
 
-def pick_at(backbone: Backbone, temperature: float, noise: Tensor | None, hidden: Tensor, number: Tensor) -> Tensor:
+def pick_at(
+    backbone: Backbone, temperature: float, noise: Tensor | None, hidden: Tensor, number: Tensor
+) -> tuple[Tensor, Tensor]:
     """The token of that number, a tensor ``(1,)``, in each row: :func:`pick` with a column of the noise ``(B, T)``."""
     point = None if noise is None else noise.index_select(1, number).squeeze(1)
     return pick(backbone, hidden, temperature, point)

@@ -353,6 +353,9 @@ class PPOConfig:
     gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
     share_prefix: bool = option(True, help="read what all prompts begin with once, not in every row; same result")
     fused_lora: bool = option(True, help="an adapted layer in three products instead of five kernels; same result")
+    merge_adapter: bool | None = option(
+        None, help="sample with the adapter added to a copy of the weights; null does so on a GPU"
+    )
     tf32: bool = option(False, help="let a GPU round the factors of float32 products to TF32, which is faster")
     epochs: int = option(4, minimum=1, help="passes over each rollout batch")
     max_new_tokens: int = option(48, minimum=1, help="longest response, in tokens")

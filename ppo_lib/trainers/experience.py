@@ -30,6 +30,8 @@ class Experience:
         rewards: augmented rewards.
         advantages: whitened if the config says so.
         returns: value targets.
+        sampled_logprobs: of the distribution that was really drawn from, where that is another one than the policy's:
+            a merged copy of it, which rounds differently.
     """
 
     batch: TokenBatch
@@ -44,6 +46,7 @@ class Experience:
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
+    sampled_logprobs: Tensor | None = None
 
     def select(self, rows: Sequence[int] | Tensor) -> "Experience":
         """The responses ``rows``, with the columns that are padding in all of them cut off."""
@@ -54,6 +57,8 @@ class Experience:
         def cut(value: Any) -> Any:
             if isinstance(value, list):
                 return [value[row] for row in rows]
+            if value is None:
+                return None
             return value[index] if value.dim() == 1 else value[index, :width]
 
         return Experience(batch, **{name: cut(value) for name, value in vars(self).items() if name != "batch"})
@@ -79,7 +84,21 @@ def describe(experience: Experience, seen: Mapping[str, Tensor]) -> Metrics:
         "explained_variance": explained_variance(experience.values, experience.returns, mask),
         "response_length": float(experience.batch.response_lengths.double().mean()),
         "eos_rate": float(experience.finished.double().mean()),
+        **sampling_gap(experience),
     }
+
+
+def sampling_gap(experience: Experience) -> Metrics:
+    """How far the sampler's log-probs are from the policy's, ``|log mu - log pi_old|`` in nats per token.
+
+    Answers are drawn from mu and learned from as if they were drawn from pi_old. No clip and no ratio notices, since
+    the first ratio is taken between two scorings.
+    """
+    if experience.sampled_logprobs is None:
+        return {}
+    mask = experience.batch.mask
+    gap = (experience.sampled_logprobs - experience.logprobs).abs() * mask
+    return {"sampling_gap_mean": float(masked_mean(gap, mask)), "sampling_gap_max": float(gap.max())}
 
 
 def sample_rows(

@@ -37,7 +37,7 @@ from ppo_lib.models.device import clock, peak_memory_bytes
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import TokenBatch, rows_on
 from ppo_lib.models.world import ALONE, World
-from ppo_lib.sampling.rollout import sample
+from ppo_lib.sampling.rollout import Sampled, sample
 from ppo_lib.trainers.configuration import PPOConfig
 from ppo_lib.trainers.experience import Experience, describe, sample_rows
 from ppo_lib.trainers.judging import RewardFunction, judge, watch
@@ -137,7 +137,8 @@ class PPOTrainer:
         config, prompts = self.config, [self.prompts[row] for row in rows]
 
         # 2. Roll out: every response with its length, and whether it came to an end of its own.
-        batch, finished = self.roll_out(rows, generator or self.generator)
+        sampled = self.roll_out(rows, generator or self.generator)
+        batch, finished = sampled.batch, sampled.finished
         mask, texts = batch.mask, self.backbone.response_texts(batch)
 
         # 3. Judge. A response that never ended may cost something extra.
@@ -171,6 +172,7 @@ class PPOTrainer:
             rewards=rewards,
             advantages=advantages,
             returns=returns,
+            sampled_logprobs=sampled.logprobs if self.policy.actor.merges else None,
         )
 
     def update(self, experience: Experience) -> Metrics:
@@ -213,11 +215,11 @@ class PPOTrainer:
 
     # ------------------------------------------------------------------------------------ who does what of the above
 
-    def roll_out(self, rows: Sequence[int], generator: torch.Generator) -> tuple[TokenBatch, Tensor]:
-        """One response to each prompt, sampled from the policy's own distribution; ``(B,)``, which ones ended."""
+    def roll_out(self, rows: Sequence[int], generator: torch.Generator) -> Sampled:
+        """One response to each prompt, sampled from the policy's own distribution, and which ones ended."""
         config, actor = self.config, self.policy.actor
         prompts = [self.prompt_ids[row] for row in rows]
-        sampled = sample(
+        return sample(
             actor.backbone,
             prompts,
             config.max_new_tokens,
@@ -226,7 +228,6 @@ class PPOTrainer:
             generator,
             world=self.world,
         )
-        return sampled.batch, sampled.finished
 
     def judge(self, prompts: list[str], texts: list[str], batch: TokenBatch, finished: Tensor | None = None) -> Tensor:
         """Scores ``(B,)`` of rollouts; see :func:`ppo_lib.trainers.judging.judge`."""

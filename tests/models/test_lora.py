@@ -1,15 +1,18 @@
 """An adapted layer in few products gives PEFT's numbers and gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from host_requests import host_requests
 from peft.tuners.lora.layer import Linear as PeftLinear
-from tiny import randomise
+from tiny import PAD, randomise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppo_lib.models import lora
 from ppo_lib.models.lora import LoraLinear, plainly, quicken_adapters
 from ppo_lib.models.scoring import Scored, plain_head
+from ppo_lib.models.tokens import pad_pairs
 
 
 class Products(TorchDispatchMode):
@@ -108,6 +111,71 @@ def test_switched_off_and_on_again_and_layers_of_other_kinds_are_left_alone(buil
     x = torch.randn(1, 2, gpt2.in_features)
     assert plainly(gpt2, x)
     torch.testing.assert_close(gpt2(x), PeftLinear.forward(gpt2, x))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi", "gpt2"])
+def test_merged_for_sampling_the_numbers_are_the_adapters_in_one_product_a_layer(build_tiny, architecture):
+    backbone = build_tiny(architecture, dtype="float64")
+    layer = layer_of(backbone)
+    x = torch.randn(2, 3, layer.in_features, dtype=torch.float64)
+    with torch.no_grad():
+        batch = pad_pairs([[5, 6, 7], [8]], [[9, 10], [11, 12]], PAD)
+        before, states = layer(x), backbone.hidden_states(batch, "policy")
+        backbone.merge_adapter = True
+        with backbone.sampling("policy"):
+            with Products() as products:
+                after = layer(x)
+            torch.testing.assert_close(after, before, atol=1e-12, rtol=1e-12)
+            torch.testing.assert_close(backbone.hidden_states(batch, "policy"), states, atol=1e-10, rtol=1e-10)
+            if architecture != "gpt2":  # whose layers of another kind keep their adapter
+                assert products.names in (["mm"], ["addmm"])
+                torch.testing.assert_close(backbone.hidden_states(batch), backbone.hidden_states(batch, None))
+    assert all(m.whole is None for m in backbone.modules() if isinstance(m, LoraLinear))
+    assert not torch.equal(before, layer.base_layer(x))
+
+
+def test_the_reference_is_never_merged_and_an_error_leaves_no_copy(build_tiny):
+    backbone = build_tiny()
+    layer = layer_of(backbone)
+    backbone.merge_adapter = True
+    with backbone.sampling(None):
+        assert getattr(layer, "whole", None) is None
+        assert backbone.acting is None
+    shapes = []
+
+    def fail():
+        with backbone.sampling("policy"):
+            shapes.append(layer.whole.shape)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert shapes == [layer.base_layer.weight.shape]
+    assert layer.whole is None
+
+
+def test_who_merges(build_tiny):
+    backbone = build_tiny()
+    layer_of(backbone)
+    assert not backbone.merges  # on a CPU, unless it is asked for
+    backbone.merge_adapter = True
+    assert backbone.merges
+    assert backbone.copy().merge_adapter
+    backbone.fused_lora = False
+    assert not backbone.merges
+    backbone.fused_lora = True
+    backbone.world = SimpleNamespace(sharded=True)
+    assert not backbone.merges
+
+
+def test_float16_weights_are_merged_in_float32_and_rounded_once(build_tiny):
+    backbone = build_tiny()
+    layer = layer_of(backbone)
+    exact = lora.merged_weight(layer, "policy")
+    layer.base_layer.weight.data = layer.base_layer.weight.data.half()
+    near = lora.merged_weight(layer, "policy")
+    assert near.dtype == torch.float16
+    torch.testing.assert_close(near.float(), exact, atol=1e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -81,6 +81,7 @@ PPO = {
     "one minibatch": {"minibatch": 14, "microbatch": 14},
     "odd minibatches in small microbatches": {"minibatch": 7, "microbatch": 2},
     "one row for one process, none to spare": {"rollout_batch": 4, "minibatch": 2, "microbatch": 1, "epochs": 1},
+    "a merged sampler": {"minibatch": 7, "microbatch": 7, "merge_adapter": True},
     "adaptive beta, whitened rewards": {"minibatch": 7, "microbatch": 7, "kl_target": 0.5, "whiten_rewards": True},
     "KL in the loss, entropy bonus": {
         "minibatch": 14,
@@ -96,6 +97,7 @@ PPO = {
 def train_ppo(folder: Path, world: World, options, shared_reward: bool = False):
     """Two iterations of PPO from a policy that has already moved: metrics, samples and parameters."""
     policy = ActorCritic(Backbone.from_pretrained(folder, dtype="float64"), lora_rank=4)
+    policy.backbone.merge_adapter = options.get("merge_adapter")
     randomise(policy.parameters_to_train(), scale=0.2)
     reward = length
     if shared_reward:

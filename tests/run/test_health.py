@@ -141,6 +141,7 @@ def test_empty_and_very_short_runs_have_no_finding():
     ("metric", "value", "start", "symptom", "remedy"),
     [
         ("ratio_first_error", 1e-3, 0, "not 1 before the first update", "evaluation mode"),
+        ("sampling_gap_mean", 0.2, 0, "drawn from another distribution", "merge_adapter: false"),
         ("ratio_max", 90.0, 10, "many times over", "learning_rate"),
         ("clip_fraction", 0.5, 10, "clip stops a large part", "epochs"),
         ("approx_kl", 0.5, 10, "moves the policy far", "learning_rate"),

@@ -147,9 +147,21 @@ def test_logits_do_not_grow_with_the_batch_beyond_one_slice(tiny_folder):
     assert large.activations == 4 * small.activations
 
 
+def test_a_merged_sampler_holds_the_adapted_weights_twice_while_it_samples(tiny_folder):
+    shape = AutoConfig.from_pretrained(tiny_folder())
+    merged = plan_memory(shape, knobs(merge_adapter=True), PROMPT)
+    layers = [m for m in AutoModelForCausalLM.from_config(shape).base_model.modules() if isinstance(m, torch.nn.Linear)]
+    assert merged.merged == 4 * sum(layer.weight.numel() for layer in layers) > 0
+    assert merged.rollout == merged.cache + merged.sampling + merged.merged
+    for other in ({}, {"finetune": "full"}, {"fused_lora": False}):
+        one = plan_memory(shape, knobs(**{"merge_adapter": True, **other} if other else {}), PROMPT)
+        assert one.merged == 0
+    assert plan_memory(shape, knobs(merge_adapter=True), PROMPT, parts=2).merged == 0
+
+
 def test_rollout_and_update_are_not_held_at_once():
-    plan = MemoryPlan(1, 2, 3, 40, 500, 60, 70, 8)
-    assert plan.total == 1 + 2 + 3 + (500 + 8)
+    plan = MemoryPlan(1, 2, 3, 40, 500, 60, 70, 8, 90)
+    assert plan.total == 1 + 2 + 3 + (500 + 8 + 90)
     assert replace(plan, cache=5).total == 1 + 2 + 3 + (40 + 60 + 70)
 
 
@@ -173,10 +185,11 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_and_remedy(plan, free, wo
 def test_the_command_line_prints_the_plan_and_refuses_before_any_weight_is_read(tmp_path, monkeypatch, capsys):
     run = ["train", "ppo", "--recipe", "pocket", "--out", str(tmp_path / "run"), "--quiet", "--set", "iterations=1"]
     small = ["--set", "rollout_batch=4", "--set", "minibatch=4", "--set", "microbatch=4", "--set", "max_new_tokens=4"]
+    small += ["--set", "merge_adapter=true"]
     assert main([*run, *small]) == 0
     printed = capsys.readouterr().out
     assert "memory plan:" in printed
-    assert all(f"  {name} " in printed for name in (*vars(MemoryPlan(*[0] * 8)), "at most"))
+    assert all(f"  {name} " in printed for name in (*vars(MemoryPlan(*[0] * 9)), "at most"))
     monkeypatch.setattr("ppo_lib.run.commands.free_memory", lambda device: 10**6)
     monkeypatch.setattr(stages.Backbone, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
     run[run.index("--out") + 1] = str(tmp_path / "other")

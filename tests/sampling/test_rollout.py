@@ -72,6 +72,25 @@ def test_the_cache_samples_from_the_distribution_that_evaluate_scores(
     assert len(set(batch.response_lengths.tolist())) > 1
     with torch.no_grad():
         torch.testing.assert_close(policy.evaluate(batch, 0.8).logprobs, cached, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(sampled.logprobs, cached, atol=2e-5, rtol=2e-5)  # zero in the padding, too
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("merge", [False, True])
+def test_both_ways_of_decoding_report_the_log_probs_that_they_drew_from(build_tiny, static, merge):
+    backbone = build_tiny(eos=MANY_EOS)
+    policy = ActorCritic(backbone)
+    randomise(policy.parameters_to_train(), scale=0.2)
+    usual = sample(backbone, PROMPTS, 12, 0.8, "policy", seeded(3))
+    backbone.merge_adapter = merge
+    sampled = sample(backbone, PROMPTS, 12, 0.8, "policy", seeded(3), static_cache=static)
+    assert torch.equal(sampled.batch.sequences, usual.batch.sequences)
+    assert sampled.logprobs.shape == sampled.batch.responses.shape
+    with torch.no_grad():
+        scored = policy.evaluate(sampled.batch, 0.8).logprobs
+    torch.testing.assert_close(sampled.logprobs, scored, atol=2e-5, rtol=2e-5)
+    greedy = sample(backbone, PROMPTS, 12, 0, "policy", static_cache=static)
+    assert not greedy.logprobs.any()
 
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])

@@ -32,7 +32,7 @@ from ppo_lib.models.tokens import encode_pairs
 from ppo_lib.models.world import ALONE
 from ppo_lib.sampling.rollout import sample
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
-from ppo_lib.trainers.experience import Experience
+from ppo_lib.trainers.experience import Experience, sampling_gap
 from ppo_lib.trainers.judging import ask, watch
 from ppo_lib.trainers.microbatches import microbatches
 from ppo_lib.trainers.ppo import PPOTrainer
@@ -325,6 +325,33 @@ def test_the_ratio_is_1_on_the_first_minibatch(build, architecture, microbatch):
     assert metrics["ratio_max"] == pytest.approx(1, abs=1e-6)  # one step only: all of it before any update
     assert metrics["clip_fraction"] == 0
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [("float32", 0, 1e-5), ("bfloat16", 1e-3, 0.2)])
+def test_a_merged_sampler_leaves_the_ratio_at_1_and_its_gap_is_reported(build, dtype, least, most):
+    trainer = build(dtype=dtype)
+    trainer.backbone.merge_adapter = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics = trainer.step()
+    assert metrics["ratio_first_error"] == 0
+    assert least < metrics["sampling_gap_mean"] < metrics["sampling_gap_max"]
+    assert metrics["sampling_gap_mean"] < most
+    trainer.backbone.merge_adapter = False
+    assert not {"sampling_gap_mean", "sampling_gap_max"} & set(trainer.step())
+
+
+def test_the_gap_is_the_mean_distance_of_two_log_probs_of_real_tokens(build):
+    trainer = build()
+    trainer.backbone.merge_adapter = True
+    e = trainer.collect([*range(7)] * 2)
+    e.sampled_logprobs = e.logprobs + torch.tensor([[0.5], [-0.25]]).repeat(7, 1)  # in the padding as well
+    lengths = e.batch.response_lengths.double()
+    expected = float((lengths[::2].sum() * 0.5 + lengths[1::2].sum() * 0.25) / lengths.sum())
+    gap = sampling_gap(e)
+    assert gap["sampling_gap_mean"] == pytest.approx(expected, rel=1e-5)
+    assert gap["sampling_gap_max"] == pytest.approx(0.5, rel=1e-5)
+    assert len(e.select([0, 1]).sampled_logprobs) == 2
 
 
 @pytest.mark.parametrize("mistake", ["dropout", "temperature", "reference", "late microbatch"])
