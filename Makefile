@@ -26,11 +26,12 @@ PEERS := .venv-peers
 MUTATE := .venv-mutate
 PEER_PACKAGES := trl==1.12.0 torchtune==0.6.1 verl==0.9.1 openrlhf==0.11.2
 
-.PHONY: test-peers mutate help setup html strict book serve test check execute align bench clean \
+.PHONY: test-peers mutate help setup html strict book pdf epub serve test check execute align bench clean \
   site publish dist links audit test-lowest test-newest
 
 help:
 	@echo "make book     build the book and print the address to open"
+	@echo "make pdf | epub   the whole book as one file, beside the built pages (needs Chromium)"
 	@echo "make test     run every test, every notebook and the strict book build"
 	@echo "make test-peers  this library's functions beside those of TRL, torchtune, veRL and OpenRLHF"
 	@echo "make mutate   small mistakes put in by a tool, and which of them no test notices   (ARGS='formulas --processes 2')"
@@ -64,6 +65,9 @@ book: html
 	@echo
 	@echo "The book is built: $(HTML)/index.html"
 	@echo "Open this address: file://$(abspath $(HTML))/index.html   (or: make serve)"
+
+pdf epub: html
+	$(BIN)/python scripts/print_book.py $@
 
 serve: html
 	@echo "Serving the book on http://localhost:$(PORT) (Ctrl-C stops)"

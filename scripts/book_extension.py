@@ -107,6 +107,27 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
+def with_breaks(contents: str) -> str:
+    """A page's contents list whose long names of functions go on in a new line after a dot or an underscore.
+
+    >>> with_breaks('<span class="pre">clipped_policy_loss()</span>')
+    '<span class="pre">clipped_<wbr/>policy_<wbr/>loss()</span>'
+    """
+    names = re.compile(r'(<span class="pre">)([^<]+)(</span>)')
+    return names.sub(lambda one: one[1] + re.sub(r"([._])(?=\w)", r"\1<wbr/>", one[2]) + one[3], contents)
+
+
+def break_names(app: Any, pagename: str, templatename: str, context: dict[str, Any], document: Any) -> None:
+    """Sphinx's event for each page, after the theme's: its contents list breaks names where they have a seam."""
+    if theirs := context.get("generate_toc_html"):
+
+        def ours(kind: str = "html") -> Any:
+            made = theirs(kind)
+            return made if kind == "raw" else with_breaks(str(made))  # the theme's is a tree
+
+        context["generate_toc_html"] = ours
+
+
 def finish(app: Any, error: Exception | None) -> None:
     """The site carries its library, and GitHub's pages are to show it as it is."""
     if error is None and app.builder.name == "html":
@@ -122,5 +143,6 @@ def setup(app: Any) -> dict[str, bool]:
         app.setup_extension(name)
     app.connect("config-inited", set_address, priority=100)  # before the theme reads its options
     app.connect("source-read", read_source)
+    app.connect("html-page-context", break_names, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,6 @@
 """What the workflows publish: the book with its address in it, and the library for the index.
 
-    python scripts/publish.py build               # _build/html, notebooks and wheel included
+    python scripts/publish.py build               # _build/html, with notebooks, wheel, PDF and EPUB
     python scripts/publish.py push WHERE          # to the branch gh-pages of a repository, or into an empty folder
     python scripts/publish.py dist [v1.2.3]       # dist/: the wheel and the source archive; the tag must be the version
 
@@ -9,6 +9,7 @@ they are.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from scripts import print_book  # noqa: E402
 from scripts.book_address import BRANCH, SOURCES, book_address, version, wheel_name  # noqa: E402
 from scripts.book_extension import build_wheel  # noqa: E402
 from scripts.execute_notebooks import chapter_paths, clean  # noqa: E402
@@ -34,6 +36,11 @@ def build() -> None:
     subprocess.run([book, "build", str(ROOT), "--all", "-W", "--keep-going"], check=True)
     for path in chapter_paths([]):
         nbformat.write(clean(nbformat.read(path, as_version=4)), HTML / SOURCES / path.relative_to(ROOT))
+    if print_book.chromium() or os.environ.get("CI") == "true":
+        for kind in print_book.FILES:
+            print_book.write(kind, HTML)
+    else:
+        print("without Chromium there are no PDF and EPUB, and no links to them")
     print(f"{HTML.relative_to(ROOT)} holds the book as it is to lie at {book_address()}")
 
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 import ppo_lib
-from scripts import book_reference
+from scripts import book_extension, book_reference
 from scripts.book_reference import FORMULAS, anchor, bare, chapter_number
 from tests.pages.book import ROOT, built_book, toc_files
 
@@ -95,3 +95,10 @@ def test_a_page_that_is_no_chapter_has_no_number_and_a_formula_that_is_gone_warn
     app = SimpleNamespace(env=SimpleNamespace(docname="chapters/08_clipping"))
     book_reference.number_formulas(app, document)
     assert "chapters/08_clipping has 0 formulas with" in caplog.text
+
+
+def test_a_long_name_in_a_page_s_contents_list_breaks_at_its_seams():
+    made = book_extension.with_breaks('<a href="#a_b.c_d"><span class="pre">clipped_policy_loss()</span></a>')
+    assert made == '<a href="#a_b.c_d"><span class="pre">clipped_<wbr/>policy_<wbr/>loss()</span></a>'
+    page = (built_book() / "book" / "library" / "formulas.html").read_text(encoding="utf-8")
+    assert '<span class="pre">clipped_<wbr/>policy_<wbr/>loss()</span>' in page

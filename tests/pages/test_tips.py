@@ -2,10 +2,12 @@
 
 import re
 
+import docutils.core
 import pytest
 
 from scripts import book_icons, book_tips
-from tests.pages.book import built_book, launched_chromium, served_book, toc_files
+from scripts.book_address import book_address
+from tests.pages.book import ROOT, built_book, launched_chromium, served_book, toc_files
 
 BARS = 'bars:[448,512,["navicon"],"f0c9","M0 96z"]'
 SUN = '"sun":[512,512,[9728],"f185",["M1z","M2z"]]'
@@ -90,3 +92,34 @@ def test_a_cited_work_shows_its_entry_in_the_list(book):
     page.get_by_role("tooltip").wait_for()
     assert "Proximal policy optimization algorithms" in page.get_by_role("tooltip").inner_text()
     page.close()
+
+
+def tags_of(page: str) -> dict[str, str]:
+    """What a page of the book tells those who share it."""
+    document = docutils.core.publish_doctree("A page that says in more than forty letters what it is about.")
+    context = {"title": "Page <em>one</em>"}
+    book_tips.add_description(None, page, "", context, document)
+    return dict(re.findall(r'<meta (?:name|property)="([^"]+)" content="([^"]*)">', context["metatags"]))
+
+
+def test_a_shared_link_shows_absolute_addresses_where_the_book_has_one(monkeypatch):
+    monkeypatch.delenv("BOOK_ADDRESS", raising=False)
+    monkeypatch.setenv("BOOK_REPOSITORY", "https://github.com/Owner/book")
+    tags = tags_of("chapters/01_sft")
+    assert tags["og:url"] == "https://owner.github.io/book/chapters/01_sft.html"
+    assert tags["og:image"].startswith("https://owner.github.io/book/_static/")
+    assert (ROOT / "book" / "web" / tags["og:image"].rpartition("/_static/")[2]).is_file()
+    assert tags["og:title"] == "Page one"
+
+
+def test_without_an_address_a_page_names_none(monkeypatch):
+    monkeypatch.setattr(book_tips, "book_address", lambda: "")
+    assert set(tags_of("chapters/01_sft")) == {"description"}
+
+
+def test_the_built_pages_name_the_address_that_they_were_built_for():
+    page = (built_book() / "chapters" / "01_sft.html").read_text(encoding="utf-8")
+    canonical = re.findall(r'<link rel="canonical" href="([^"]+)"', page)
+    address = book_address()
+    assert canonical == ([f"{address}/chapters/01_sft.html"] if address else [])
+    assert ('property="og:url"' in page) == bool(address)
