@@ -76,7 +76,7 @@ def build(name: str, **options: Any) -> ActorCritic:
 
 
 def decode_step(policy: ActorCritic, merge: bool = True) -> Counter[str]:
-    """Kernels of one step of the decoder that a GPU records, with the adapter merged into the weights or beside them."""
+    """Kernels of one step of the decoder that a GPU records, the adapter merged into the weights or beside them."""
     policy.backbone.merge_adapter = merge
     found: list[Counter[str]] = []
     step = decoding.Decoder.step
