@@ -113,6 +113,10 @@ MUTATIONS: Table = {
     ("test_prefix", "sampling"): [
         Mutation("prefix: sampled with another mask", "decode", "attention[:, :width] = prefix_layout(...)", "pass"),
     ],
+    ("test_norms", ""): [
+        Mutation("norms: by their name alone", "quicken_norms", "_ and agrees(m)", "_"),
+        Mutation("norms: for good", "quicken_norms", "RMSNorm if wanted else own", "RMSNorm"),
+    ],
     ("test_lora", ""): [
         Mutation(
             "lora: scale of B", "Adapted.backward", "torch.addmm(b, ..., alpha=scale)", "torch.addmm(b, ..., alpha=1)"

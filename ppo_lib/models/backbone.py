@@ -19,6 +19,7 @@ from ppo_lib.models import adapters
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.lora import merged, quicken_adapters
+from ppo_lib.models.norms import quicken_norms
 from ppo_lib.models.prefix import WORTH, Prefix, causal_mask, sees_everything, states_after_prefix
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.registry import exact_model
@@ -81,6 +82,8 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         quicken(causal_lm)
+        if self.device.type == "cuda" and not self.world.sharded:
+            quicken_norms(causal_lm)
         self._adapter: str | None = None
         self.gradient_checkpointing, self.share_prefix, self.fused_lora = False, True, True
         self.merge_adapter: bool | None = None
