@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models import adapters
+from ppo_lib.models.caches import cache_of, read_on
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.lora import merged, quicken_adapters
@@ -490,15 +491,15 @@ def logits_out_of_the_cache(backbone: "Backbone", batch: TokenBatch) -> Tensor:
     """Logits ``(B, T + 1, V)`` as a sampler sees them: of the prompts' last tokens, then token by token."""
     mask, cache, start, seen = batch.attention_mask, None, 0, []
     for end in range(batch.prompt_width, batch.sequences.shape[1] + 1):
-        output = backbone.body(
+        output = read_on(
+            backbone.body,
+            cache,
             input_ids=batch.sequences[:, start:end],
             attention_mask=mask[:, :end],
             position_ids=batch.position_ids[:, start:end],
-            past_key_values=cache,
-            use_cache=True,
         )
-        cache, start = output.past_key_values, end
+        cache, start = cache_of(output), end
         if cache is None:
-            raise ValueError("it returns no past_key_values")
+            raise ValueError("it returns no keys and values")
         seen.append(backbone.logits(output.last_hidden_state[:, -1]))
     return torch.stack(seen, dim=1)

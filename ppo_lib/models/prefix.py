@@ -10,12 +10,12 @@ The results are those of whole rows but for rounding; ``share_prefix: false`` re
 
 import math
 import re
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ppo_lib.models.caches import read_on
 from ppo_lib.models.tokens import TokenBatch
 
 ALIGNED = 8  # a GPU's attention kernels want rows of the mask to begin at such a multiple, and copy it otherwise
@@ -136,23 +136,22 @@ def states_after_prefix(body: nn.Module, batch: TokenBatch, shared: int, prefix:
         prefix: an empty one; afterward it holds the keys and values.
         dtype: of the model.
     """
-    read: Any = body
     numbers = torch.arange(shared, device=batch.sequences.device)
     first = batch.sequences[0].gather(0, batch.prompt_width - batch.prompt_lengths[0] + numbers)
     ones = torch.ones(1, shared, dtype=torch.bool, device=first.device)
-    read(
+    read_on(
+        body,
+        prefix,
         input_ids=first.unsqueeze(0),
         attention_mask=causal_mask(ones, 0, dtype),
         position_ids=numbers.unsqueeze(0),
-        past_key_values=prefix,
-        use_cache=True,
     )
-    output = read(
+    output = read_on(
+        body,
+        prefix,
         input_ids=batch.sequences[:, shared:],
         attention_mask=causal_mask(prefix_layout(batch, shared), shared, dtype),
         position_ids=batch.position_ids[:, shared:],
-        past_key_values=prefix,
-        use_cache=True,
     )
     states: Tensor = output.last_hidden_state
     return states

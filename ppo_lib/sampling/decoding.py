@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.caches import cache_of, read_on
 from ppo_lib.models.prefix import ALIGNED
 from ppo_lib.models.tokens import TokenBatch, pad_pairs
 from ppo_lib.sampling.agreement import STEPS, Witness
@@ -66,13 +67,14 @@ def decode_few(backbone: Backbone, witness: Witness) -> TokenBatch:
     """The witness's prompts and tokens, by the decoder, without a graph."""
     batch = pad_pairs(witness.prompts, [[0] * STEPS] * 2, backbone.pad_token_id).to(backbone.device)
     width, seen = batch.prompt_width, batch.attention_mask.bool()
-    output = backbone.body(
+    output = read_on(
+        backbone.body,
+        None,
         input_ids=batch.sequences[:, :width],
         attention_mask=seen[:, :width].long(),
         position_ids=batch.position_ids[:, :width],
-        use_cache=True,
     )
-    prefilled = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+    prefilled = [(layer.keys, layer.values) for layer in cache_of(output).layers]
     first, _ = witness(output.last_hidden_state[:, -1])
     decoder = Decoder(backbone, batch.sequences, seen, first, prefilled, witness, width)
     decoder.recording = False
@@ -169,12 +171,12 @@ class Decoder:
         """Feed the last tokens, sample the next, and write them down for rows that have not ended."""
         slots = self.slots
         self.mask.index_fill_(3, slots.column, 0.0)
-        hidden = self.backbone.body(
+        hidden = read_on(
+            self.backbone.body,
+            slots,
             input_ids=self.tokens,
             attention_mask=self.mask[..., : slots.visible],
             position_ids=self.positions,
-            past_key_values=slots,
-            use_cache=True,
         ).last_hidden_state[:, -1]
         tokens, chosen = self.pick(hidden, self.step_number)
         if self.logprobs is not None:

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
+from ppo_lib.models.caches import cache_of, read_on
 from ppo_lib.models.prefix import Prefix, prefix_layout, states_after_prefix
 from ppo_lib.models.tokens import TokenBatch, pad_pairs
 from ppo_lib.models.world import ALONE, World
@@ -185,14 +186,14 @@ def decode(
             if shared and step == 0:
                 hidden, cache = read_prompts(backbone, asked, shared)
             else:
-                output = backbone.body(
+                output = read_on(
+                    backbone.body,
+                    cache,
                     input_ids=sequences[:, start:end],
                     attention_mask=attention[:, :end].long(),
                     position_ids=positions[:, start:end],
-                    past_key_values=cache,
-                    use_cache=True,
                 )
-                hidden, cache = output.last_hidden_state[:, -1], output.past_key_values
+                hidden, cache = output.last_hidden_state[:, -1], cache_of(output)
                 del output
             point = None if noise is None else noise[:, step]
             tokens, chosen = pick(backbone, hidden, temperature, point)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, StaticCache
 
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import MAX_LOGITS, Backbone
+from ppo_lib.models.caches import read_on
 from ppo_lib.models.loading import base_name, resolve
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import pad_pairs
@@ -79,7 +80,7 @@ def test_the_cache_is_counted_exactly(build_tiny, architecture):
     config = backbone.causal_lm.config
     cache = StaticCache(config, max_cache_len=PROMPT + RESPONSE)
     batch = pad_pairs([[5] * PROMPT] * ROWS, [[7]] * ROWS, PAD)
-    backbone.body(input_ids=batch.sequences[:, :PROMPT], past_key_values=cache, use_cache=True)
+    read_on(backbone.body, cache, input_ids=batch.sequences[:, :PROMPT])
     real = held(x for layer in cache.layers for x in (layer.keys, layer.values))
     assert plan_memory(config, knobs(), PROMPT).cache == real
     assert plan_memory(config, knobs(), PROMPT, processes=2).cache == real / 2
