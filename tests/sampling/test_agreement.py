@@ -104,7 +104,10 @@ def test_the_witness_takes_given_tokens_none_of_which_ends_a_response(build_tiny
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (("MambaConfig", {"num_hidden_layers": 2, "hidden_size": 16, "state_size": 4}), "keeps no keys and values|samples from its cache what it does not score"),
+        (
+            ("MambaConfig", {"num_hidden_layers": 2, "hidden_size": 16, "state_size": 4}),
+            "keeps no keys and values|samples from its cache what it does not score",
+        ),
         (("RobertaConfig", {**LLAMA, "is_decoder": False, "max_position_embeddings": 98}), "take another model|wrong"),
     ],
     ids=["recurrent", "bidirectional"],
