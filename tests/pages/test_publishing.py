@@ -1,9 +1,11 @@
 """Workflows do what runs here by `make`, and nothing from outside runs in them but at a commit that was looked at."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -57,11 +59,39 @@ def test_requirements_have_the_lower_bounds_that_are_tested():
         test_versions.wanted("lowest", ["torch"], None)
 
 
-def test_everything_that_the_library_imports_is_declared():
-    import ast
-    import sys
-    import tomllib
+def imported(path: Path, seen: set[Path]) -> set[str]:
+    """Packages from outside that a module needs when it is imported, those of the project's own modules included."""
+    if path in seen or not path.is_file():
+        return set()
+    seen.add(path)
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for module in modules:
+            top, places = module.split(".")[0], (ROOT, ROOT / "tests", path.parent)
+            names = names.union(*(imported(place / f"{module.replace('.', '/')}.py", seen) for place in places))
+            if not any((place / top).is_dir() or (place / f"{top}.py").is_file() for place in places):
+                names.add(top)
+    return names - sys.stdlib_module_names
 
+
+def test_the_tests_on_other_versions_have_what_they_import():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    there = {re.split(r"\W", name.replace("pyyaml", "yaml"))[0] for name in [*declared, *test_versions.TESTED_WITH]}
+    files = [file for file in (ROOT / "tests").rglob("*.py") if file.parent.name not in ("pages", "notebooks", "peers")]
+    seen: set[Path] = set()
+    needed = set[str]().union(*(imported(file, seen) for file in files))
+    assert len(files) > 50
+    assert {"nbformat", "torch"} <= needed
+    assert needed - there - {"IPython", "jinja2"} == set()  # ipython, and what torch brings along
+
+
+def test_everything_that_the_library_imports_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
     declared = {re.split(r"[<>=]", name)[0].lower().replace("-", "_") for name in asked} | {
