@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))
 from scripts.book_address import book_address, version  # noqa: E402
 
 LEFT_OUT = (
-    "What the pages fold away is left out here: code (imports, plotting, checks and solutions of the exercises) and the "
-    "numbers under figures. Sliders stand where they start. All of it is in the book's notebooks."
+    "What the pages fold away is left out here: code (imports, plotting, checks and solutions of the exercises) and "
+    "the numbers under figures. Sliders stand where they start. All of it is in the book's notebooks."
 )
 NAMING = ("for", "aria-labelledby", "aria-describedby", "aria-controls")  # attributes that name a place of the page
 STYLES = ("pygments.css", "book.css", "explorers.css", "print.css")
