@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
+from ppo_lib.models.norms import quicken_norms
 from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.run.memory import cache_bytes_per_token, plan_memory
 from ppo_lib.sampling.rollout import sample
@@ -183,6 +184,7 @@ def iteration(
         "response_length": mean,
         "update_share_of_peak": operations / metrics["seconds_update"] / peak,
         "ratio_first_error": metrics["ratio_first_error"],
+        "sampling_gap_mean": metrics.get("sampling_gap_mean"),
         "peak_memory_bytes": metrics["peak_memory_bytes"],
         "plan_bytes": plan.total,
         "peak_over_weights_cache_activations": metrics["peak_memory_bytes"]
@@ -287,6 +289,16 @@ def measure(bench: Bench, tiny: bool, trl_python: str) -> None:
             f"generate without adapter {rows}x{length}", lambda r=rows, n=length: generate(bench, policy, r, n, None)
         )
     rows, length = sizes[0]
+    for lever, pull in LEVERS.items():
+        pull(policy.backbone, False)
+        bench.part(
+            f"rollout {rows}x{length}, without {lever}",
+            lambda: rollout(bench, policy, rows, length, bandwidth, "policy"),
+        )
+        bench.part(
+            f"iteration {rows}x{length}, without {lever}", lambda: iteration(bench, policy, rows, length, 16, peak)
+        )
+        pull(policy.backbone, True)
     bench.part(
         f"iteration {rows}x{length}, adapters in float32",
         lambda: iteration(
@@ -299,6 +311,18 @@ def measure(bench: Bench, tiny: bool, trl_python: str) -> None:
         growth(bench, tiny)
 
 
+def merge(backbone: Backbone, wanted: bool) -> None:
+    backbone.merge_adapter = wanted
+
+
+def fuse_norms(backbone: Backbone, wanted: bool) -> None:
+    quicken_norms(backbone.causal_lm, wanted)
+
+
+# What makes it faster, each to be switched off alone: name, and the switch.
+LEVERS = {"the merged adapter": merge, "norms in one kernel": fuse_norms}
+
+
 def show(results: dict[str, Any]) -> None:
     """The ratios that the project set itself as marks, as far as they were measured."""
     print("\nrollout beside eager generate (mark: 10 times as fast), share of the decode roof (goal: half)")
@@ -307,6 +331,16 @@ def show(results: dict[str, Any]) -> None:
         if name.startswith("rollout") and isinstance(ours, dict) and isinstance(theirs, dict):
             faster = theirs["seconds"] / ours["seconds"]
             print(f"  {name:36}{faster:6.1f} times{ours['share_of_decode_roof']:8.2f} of the roof")
+    print("what each lever brings: seconds without it, over seconds with it")
+    for name, without in results.items():
+        before, comma, lever = name.partition(", without ")
+        with_it = results.get(before)
+        if comma and isinstance(without, dict) and isinstance(with_it, dict):
+            keys = ("seconds", "rollout_and_scoring_seconds", "update_seconds")
+            ratios = [
+                f"{key.removesuffix('_seconds')} {without[key] / with_it[key]:.2f}" for key in keys if key in without
+            ]
+            print(f"  {before:20}{lever:24}{', '.join(ratios)}")
     print("update's share of the bf16 peak (mark: 0.40), peak memory over weights, cache, activations (mark: 1.5)")
     for name, row in results.items():
         if name.startswith("iteration") and isinstance(row, dict):
