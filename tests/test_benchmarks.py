@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ppo_lib.book.recordings import load_recorded
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -42,6 +44,20 @@ def test_both_layouts_are_measured_beside_trl_or_without_it():
     table = run("bench_trl", "--work", "tiny", "--rounds", "1", "--contestants", "full", "lora")
     assert "full" in table
     assert "lora" in table
+
+
+@pytest.mark.parametrize(
+    "asked", [("SmolLM2-135M", "lora", "float16", 16, 256), ("Qwen2.5-1.5B", "full", "bfloat16", 1, 64)]
+)
+def test_the_recorded_plans_are_what_the_memory_plan_says_today(monkeypatch, asked):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import record_plans
+
+    names = ("model", "finetune", "dtype", "microbatch", "tokens")
+    rows = load_recorded(record_plans.NAME).metrics
+    assert len(rows) == len({tuple(row[name] for name in names) for row in rows}) == 180
+    (row,) = (row for row in rows if tuple(row[name] for name in names) == asked)
+    assert record_plans.plan(*asked) == pytest.approx({k: v for k, v in row.items() if k not in names}, rel=1e-4)
 
 
 # Kernels of a decoding step, of one that does not merge, of a microbatch's update: benchmarks/results/counts.txt.

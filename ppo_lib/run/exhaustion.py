@@ -2,9 +2,12 @@
 
 import traceback
 
+SAMPLED = (
+    "while responses were sampled; lower batch or max_new_tokens, or set dtype to bfloat16 or merge_adapter to false"
+)
 ADVICE = {  # in which file of the library: what was done there, and the remedy. The innermost one counts.
-    "sampling/decoding.py": "while responses were sampled; lower batch or max_new_tokens, or set dtype to bfloat16",
-    "sampling/rollout.py": "while responses were sampled; lower batch or max_new_tokens, or set dtype to bfloat16",
+    "sampling/decoding.py": SAMPLED,
+    "sampling/rollout.py": SAMPLED,
     "models/loading.py": "while a model was loaded; take a smaller one, or set dtype to bfloat16",
     "run/judge_names.py": "while the judge was at work; take a smaller judge, or let other programs leave the device",
     "trainers/": "while the model was trained; lower microbatch, which gives the same result in less memory",

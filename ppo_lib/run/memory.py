@@ -146,6 +146,8 @@ class MemoryPlan:
             return
         resident = self.weights + self.adapters + self.optimizer
         smaller, sampling, update = REMEDIES[stage]
+        if self.merged:
+            sampling = f"set merge_adapter: false, or {sampling}"
         remedy = smaller if resident > free else sampling if self.rollout > self.update else update
         raise ConfigError(
             f"the run needs about {megabytes(self.total)} ({megabytes(resident)} for weights, adapters and optimizer, "

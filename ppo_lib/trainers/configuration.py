@@ -448,6 +448,7 @@ class GRPOConfig:
     learning_rate: float = option(1e-3, above=0.0, help="constant")
     max_grad_norm: float = same_option(PPOConfig, "max_grad_norm")
     lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")
+    merge_adapter: bool | None = same_option(PPOConfig, "merge_adapter")
     seed: int = same_option(PPOConfig, "seed")
     device: str = same_option(PPOConfig, "device")
     dtype: str = same_option(PPOConfig, "dtype")

@@ -171,6 +171,7 @@ def test_rollout_and_update_are_not_held_at_once():
     [
         (MemoryPlan(900, 50, 60, 0, 0, 0, 0, 0), 1000, ["use a smaller model", "finetune: lora"]),
         (MemoryPlan(500, 0, 0, 10, 600, 20, 30, 1), 1000, ["lower rollout_batch or max_new_tokens"]),
+        (MemoryPlan(500, 0, 0, 10, 600, 20, 30, 1, 9), 1000, ["set merge_adapter: false, or lower rollout_batch or"]),
         (MemoryPlan(500, 0, 0, 10, 20, 600, 30, 1), 1000, ["lower microbatch", "not the result"]),
     ],
 )

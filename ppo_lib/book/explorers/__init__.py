@@ -18,6 +18,7 @@ from ppo_lib.book.explorers.distances import policy_distance
 from ppo_lib.book.explorers.estimation import gae
 from ppo_lib.book.explorers.estimators import kl_noise
 from ppo_lib.book.explorers.explorer import Explorer
+from ppo_lib.book.explorers.fitting import memory_plan
 from ppo_lib.book.explorers.groups import group_size
 from ppo_lib.book.explorers.optima import closed_form
 from ppo_lib.book.explorers.preferences import dpo_beta
@@ -50,6 +51,7 @@ ALL = (
     closed_form,
     group_size,
     dpo_beta,
+    memory_plan,
     ppo_computer,
 )
 

@@ -98,3 +98,26 @@ def test_the_pull_of_a_pair_is_the_slope_of_its_loss(beta, gap):
     assert 0 <= min(pull.y) < beta / 2 < max(pull.y) <= beta
     enough = float(re.search(r"gained ([\d.]+) nats", explorers.dpo_beta().frame(beta=beta).sentence)[1])
     assert -pair(enough, beta)[1] == pytest.approx(beta / 10, rel=0.02)
+
+
+def test_what_fits_a_card_is_said_to_fit_and_remedies_are_of_what_is_too_large():
+    explorer, said = explorers.memory_plan(), set()
+    for setting in explorer.settings():
+        frame = explorer.frame(**setting)
+        rows = {name: float(text.split()[0]) for name, text in frame.rows if name != "precision"}
+        room = float(str(setting["card"]).split()[1])
+        resident = rows["weights"] + rows["adapters"] + rows["optimizer"]
+        rollout = resident + rows["cache"] + rows["sampling"] + rows["merged"]
+        update = resident + rows["gradients"] + rows["activations"] + rows["logits"]
+        assert rows["at most"] == pytest.approx(max(rollout, update), abs=0.05)
+        verdict = frame.sentence.split(":")[0]
+        said.add(verdict)
+        if abs(rows["at most"] - room) > 0.05:  # beyond the rounding of the table
+            assert verdict == ("It fits" if rows["at most"] < room else "It does not fit"), setting
+        if verdict == "It does not fit" and resident < room:
+            assert ("the update holds" in frame.sentence) == (update > rollout)
+        largest = frame.sentence.rpartition("then is ")[2].split(",")[0]
+        held = {name: rows[name] for name in rows if name not in ("at most", largest)}
+        apart = ("cache", "sampling", "merged") if update > rollout else ("gradients", "activations", "logits")
+        assert all(rows[largest] >= value - 0.01 for name, value in held.items() if name not in apart)
+    assert said == {"It fits", "It does not fit"}
