@@ -14,6 +14,13 @@ ALWAYS, SAMPLING, LEARNING = (
     ("gradients", "activations", "logits"),
 )
 PARTS = ALWAYS + SAMPLING + LEARNING
+DRAWN = {  # as many as there are colors
+    "weights": ("weights",),
+    "adapters, optimizer": ("adapters", "optimizer"),
+    "cache, sampling, merged": SAMPLING,
+    "activations": ("activations",),
+    "gradients, logits": ("gradients", "logits"),
+}
 CARDS = {"T4, 16 GB": 16, "L4, 24 GB": 24, "H100, 80 GB": 80}
 TRAINED = {  # on a card that has bfloat16, and on a T4, which has not
     "adapters, in half precision": (("lora", "bfloat16"), ("lora", "float16")),
@@ -42,11 +49,11 @@ def frame(model: str, trained: str, microbatch: float, tokens: float, card: str)
     in_phase = ALWAYS + (SAMPLING if phase == "rollout" else LEARNING)
     largest = max(in_phase, key=lambda part: held[part])
     bars, heights = [], [0.0, 0.0]  # of the bars so far, percent of the card
-    for part in PARTS:
-        shares = [100 * held[part] / room * (part not in absent) for absent in (LEARNING, SAMPLING)]
+    for name, parts in DRAWN.items():
+        shares = [100 / room * sum(held[p] for p in parts if p not in absent) for absent in (LEARNING, SAMPLING)]
         drawn = [min(share, TOP - height) for share, height in zip(shares, heights, strict=True)]
         heights = [height + one for height, one in zip(heights, drawn, strict=True)]
-        bars.append(curve(part, PHASES, drawn, kind="bars"))
+        bars.append(curve(name, PHASES, drawn, kind="bars"))
     if most <= room:
         verdict = f"It fits: {short(most, 3)} of {room} GB at most, in the {phase}."
     elif resident > room:
@@ -80,8 +87,8 @@ def memory_plan() -> Explorer:
         parameters=(
             Parameter("model", "model", ("SmolLM2-135M", "Qwen2.5-0.5B", "Qwen2.5-1.5B"), "Qwen2.5-0.5B"),
             Parameter("trained", "trained", tuple(TRAINED), "adapters, in half precision"),
-            Parameter("microbatch", "microbatch", (1.0, 4.0, 16.0, 64.0), 16.0, "responses", listed=True),
-            Parameter("tokens", "longest response", (64.0, 256.0, 1024.0), 256.0, "tokens", listed=True),
+            Parameter("microbatch", "microbatch, responses", (1.0, 4.0, 16.0, 64.0), 16.0, listed=True),
+            Parameter("tokens", "longest response, tokens", (64.0, 256.0, 1024.0), 256.0, listed=True),
             Parameter("card", "card", tuple(CARDS), "T4, 16 GB"),
         ),
         function=frame,
