@@ -115,6 +115,7 @@ MUTATIONS: Table = {
     ],
     ("test_norms", ""): [
         Mutation("norms: by their name alone", "quicken_norms", "_ and agrees(m)", "_"),
+        Mutation("norms: not in a copy", "Backbone.copy", "quicken_norms(...)", "pass"),
         Mutation("norms: for good", "quicken_norms", "RMSNorm if wanted else own", "RMSNorm"),
     ],
     ("test_lora", ""): [
@@ -123,6 +124,7 @@ MUTATIONS: Table = {
         ),
         Mutation("lora: A's part of x", "Adapted.backward", "times(_1, _2).addmm_(...)", "times(_1, _2)"),
         Mutation("lora: no bias", "by_weight", "y if bias is None else _", "y"),
+        Mutation("merged: not in a copy", "Backbone.copy", "copy.merge_adapter = _", "pass"),
         Mutation("merged: no scale", "merged_weight", "torch.addmm(..., alpha=_)", "torch.addmm(..., alpha=1)"),
         Mutation("merged: never given up", "merged", "layer.whole = None", "pass"),
         Mutation(

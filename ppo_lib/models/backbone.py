@@ -20,7 +20,7 @@ from ppo_lib.models.caches import cache_of, read_on
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.lora import merged, quicken_adapters
-from ppo_lib.models.norms import quicken_norms
+from ppo_lib.models.norms import RMSNorm, quicken_norms
 from ppo_lib.models.prefix import WORTH, Prefix, causal_mask, sees_everything, states_after_prefix
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.registry import exact_model
@@ -115,7 +115,9 @@ class Backbone(nn.Module):
         self.world.place(causal_lm, str(self.device))
         copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.world)
         copy.gradient_checkpointing = self.gradient_checkpointing
-        copy.share_prefix, copy.merge_adapter = self.share_prefix, self.merge_adapter
+        copy.share_prefix = self.share_prefix
+        copy.merge_adapter = self.merge_adapter
+        quicken_norms(copy.causal_lm, wanted=any(type(module) is RMSNorm for module in self.modules()))
         return copy
 
     def load_weights(self, folder: str | Path) -> None:

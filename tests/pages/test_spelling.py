@@ -15,8 +15,8 @@ BRITISH = (
     "realise realising summarise initialise regularise regularisation penalise organise tokenise"
 )
 WORD = re.compile(r"(?<![A-Za-z])(?:" + "|".join(BRITISH.split()) + r"|for ever\b)", re.IGNORECASE)
-# Titles of others, and words that the pocket model has learned.
-SPELLED_BY_OTHERS = ("LLM Generalisation and Diversity", "{LLM} generalisation and diversity")
+# Titles of others, and a word that web browsers know in this spelling alone.
+SPELLED_BY_OTHERS = ("LLM Generalisation and Diversity", "{LLM} generalisation and diversity", "aria-labelledby")
 FOLDERS, KINDS = ("chapters", "book", "ppo_lib", "scripts", "benchmarks"), {".ipynb", ".md", ".py", ".css", ".js"}
 
 
