@@ -725,7 +725,7 @@ MUTATIONS: Table = {
         ),
     ],
     ("test_memory", "(heldout_judge or sft or widens) and not pocket"): [
-        Mutation("plan: no held-out judge", "memory_plan", "(config.heldout_judge, None)", "(None, None)"),
+        Mutation("plan: no held-out judge", "memory:memory_plan", "(config.heldout_judge, None)", "(None, None)"),
         Mutation("plan: a judge's backbone twice", "judge_bytes", "0 if shared else _", "0 if not shared else _"),
         Mutation("plan: a published judge in half precision", "judge_bytes", "judging_dtype(_).itemsize", "2"),
         Mutation("plan: a pair is one text", "plan_training", "1 if stage == 'sft' else 2", "1"),
