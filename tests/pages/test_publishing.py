@@ -112,15 +112,22 @@ def test_a_release_is_of_the_version_that_its_tag_says():
         publish.dist("v9.9.9")
 
 
-def test_what_is_pushed_is_the_built_book_and_nothing_else(tmp_path, monkeypatch):
-    html, there = tmp_path / "html", tmp_path / "there.git"
+@pytest.fixture
+def html(tmp_path, monkeypatch):
+    """A small built book."""
+    html = tmp_path / "html"
     (html / "book").mkdir(parents=True)
     (html / "book" / "index.html").write_text("the book")
     (html / ".nojekyll").touch()
     (html / "reports").mkdir()
     (html / "reports" / "x.log").write_text("of the build")
-    subprocess.run(["git", "init", "--quiet", "--bare", there], check=True)
     monkeypatch.setattr(publish, "HTML", html)
+    return html
+
+
+def test_what_is_pushed_is_the_built_book_and_nothing_else(html, tmp_path):
+    there = tmp_path / "there.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", there], check=True)
     for _ in range(2):  # made anew each time
         publish.push(str(there))
     listing = ["git", "-C", str(there), "ls-tree", "-r", "--name-only", "gh-pages"]
@@ -132,6 +139,36 @@ def test_what_is_pushed_is_the_built_book_and_nothing_else(tmp_path, monkeypatch
     assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
     with pytest.raises(SystemExit, match="PUSH_TO"):
         publish.push("")
+
+
+def test_an_empty_folder_gets_the_published_files_and_a_full_one_is_left_alone(html, tmp_path, capsys):
+    for folder in (tmp_path / "new", tmp_path / "empty"):
+        if folder.name == "empty":
+            folder.mkdir()
+        publish.push(str(folder))
+        assert sorted(path.name for path in folder.rglob("*")) == [".nojekyll", "book", "index.html"]
+        assert f"--directory {folder}" in capsys.readouterr().out
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="neither empty nor a repository"):
+        publish.push(str(tmp_path / "full"))
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_a_book_whose_notebooks_do_not_know_its_address_is_not_published(html, tmp_path, monkeypatch):
+    """That is what ``make book`` builds where _config.yml names no repository."""
+    sources = html / "_sources" / "chapters"
+    sources.mkdir(parents=True)
+    notebook = nbformat.read(ROOT / "chapters" / "08_clipping.ipynb", as_version=4)
+    monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
+    nbformat.write(clean(notebook), sources / "08_clipping.ipynb")
+    with pytest.raises(SystemExit, match=r"08_clipping\.ipynb.*BOOK_REPOSITORY"):
+        publish.push(str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setenv("BOOK_REPOSITORY", "https://github.com/someone/proximal")
+    nbformat.write(clean(notebook), sources / "08_clipping.ipynb")
+    publish.push(str(tmp_path / "new"))
+    assert (tmp_path / "new" / "_sources" / "chapters" / "08_clipping.ipynb").is_file()
 
 
 ALONE = """
