@@ -33,8 +33,14 @@ ADDRESS = re.compile(r"\w+://|[\w.-]+@[\w.-]+:")  # of a repository somewhere el
 
 def build() -> None:
     """Build the book strictly, and put notebooks with a working first cell beside its pages."""
-    if not book_address():
-        raise SystemExit("the book has no address: set repository.url in _config.yml, or BOOK_REPOSITORY")
+    try:
+        address = book_address()
+    except ValueError as error:
+        raise SystemExit(error) from None
+    if not address:
+        raise SystemExit(
+            "the book has no address: set repository.url in _config.yml, or make site BOOK_REPOSITORY=OWNER/NAME"
+        )
     book = str(Path(sys.executable).parent / "jupyter-book")
     subprocess.run([book, "build", str(ROOT), "--all", "-W", "--keep-going"], check=True)
     for path in chapter_paths([]):
@@ -44,7 +50,7 @@ def build() -> None:
             print_book.write(kind, HTML)
     else:
         print("without Chromium there are no PDF and EPUB, and no links to them")
-    print(f"{HTML.relative_to(ROOT)} holds the book as it is to lie at {book_address()}")
+    print(f"{HTML.relative_to(ROOT)} holds the book as it is to lie at {address}")
 
 
 def publishable(where: str) -> None:
@@ -60,7 +66,7 @@ def publishable(where: str) -> None:
     if lost := [path.name for path in (HTML / SOURCES).rglob("*.ipynb") if NOWHERE in path.read_text(encoding="utf-8")]:
         raise SystemExit(
             f"{len(lost)} notebooks do not know where their book lies ({min(lost)} is one), so that Colab could not "
-            "install its library: build it with its address, make site BOOK_REPOSITORY=https://github.com/OWNER/NAME"
+            "install its library: build it with its address, make site BOOK_REPOSITORY=OWNER/NAME"
         )
 
 

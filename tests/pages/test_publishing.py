@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from scripts import publish, test_versions
+from scripts import book_address, publish, test_versions
 from scripts.book_address import version
 from scripts.execute_notebooks import clean
 from tests.pages.book import ROOT, served_book
@@ -160,12 +160,12 @@ def test_a_book_whose_notebooks_do_not_know_its_address_is_not_published(html, t
     sources = html / "_sources" / "chapters"
     sources.mkdir(parents=True)
     notebook = nbformat.read(ROOT / "chapters" / "08_clipping.ipynb", as_version=4)
-    monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
+    monkeypatch.setattr(book_address, "book_address", lambda: "")
     nbformat.write(clean(notebook), sources / "08_clipping.ipynb")
     with pytest.raises(SystemExit, match=r"08_clipping\.ipynb.*BOOK_REPOSITORY"):
         publish.push(str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
-    monkeypatch.setenv("BOOK_REPOSITORY", "https://github.com/someone/proximal")
+    monkeypatch.setattr(book_address, "book_address", lambda: "https://someone.github.io/proximal")
     nbformat.write(clean(notebook), sources / "08_clipping.ipynb")
     publish.push(str(tmp_path / "new"))
     assert (tmp_path / "new" / "_sources" / "chapters" / "08_clipping.ipynb").is_file()
@@ -209,3 +209,14 @@ def environment_without_the_library(folder: Path) -> Path:
     lacks = subprocess.run([python, "-c", "import ppo_lib"], cwd=folder, env={}, capture_output=True)
     assert lacks.returncode == 1
     return python
+
+
+def test_a_site_without_a_usable_address_is_not_built(monkeypatch):
+    monkeypatch.setattr(publish.subprocess, "run", lambda *_, **__: pytest.fail("it built"))
+    monkeypatch.delenv("BOOK_ADDRESS", raising=False)
+    monkeypatch.setenv("BOOK_REPOSITORY", "book")
+    with pytest.raises(SystemExit, match=r"'book', but must be https://github\.com/OWNER/NAME"):
+        publish.build()
+    monkeypatch.setattr(publish, "book_address", lambda: "")
+    with pytest.raises(SystemExit, match=r"has no address: set repository\.url"):
+        publish.build()
