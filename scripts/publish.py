@@ -22,9 +22,9 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from scripts import print_book  # noqa: E402
-from scripts.book_address import BRANCH, SOURCES, book_address, version, wheel_name  # noqa: E402
-from scripts.book_extension import build_wheel  # noqa: E402
+from scripts.book_address import BRANCH, SOURCES, book_address, repository, version  # noqa: E402
 from scripts.execute_notebooks import chapter_paths, clean  # noqa: E402
+from scripts.library_package import build_sdist, build_wheel  # noqa: E402
 
 HTML = ROOT / "_build" / "html"
 NOWHERE = 'BOOK = \\"\\"'  # as a notebook's JSON has it: the first cell of one that does not know its book's address
@@ -111,11 +111,11 @@ def dist(tag: str) -> None:
     """
     if tag and tag != f"v{version()}":
         raise SystemExit(f"the tag is {tag}, but ppo_lib.__version__ is {version()}: one of the two is wrong")
-    wheel = build_wheel(ROOT / "dist")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "build"], check=True)
-    subprocess.run([sys.executable, "-m", "build", "--sdist", "--no-isolation", str(ROOT)], check=True)
-    assert wheel.name == wheel_name()
-    print(*sorted(path.name for path in (ROOT / "dist").iterdir()))
+    made = [build_wheel(ROOT / "dist"), build_sdist(ROOT / "dist")]
+    if not repository():
+        print("no repository is named (BOOK_REPOSITORY): README's links will lead nowhere on the index")
+    print("dist:", *(path.name for path in made))
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from scripts import book_address, publish, test_versions
+from scripts import book_address, library_package, publish, test_versions
 from scripts.book_address import version
 from scripts.execute_notebooks import clean
 from tests.pages.book import ROOT, served_book
@@ -110,6 +110,31 @@ def test_everything_that_the_library_imports_is_declared():
 def test_a_release_is_of_the_version_that_its_tag_says():
     with pytest.raises(SystemExit, match=re.escape(f"v9.9.9, but ppo_lib.__version__ is {version()}")):
         publish.dist("v9.9.9")
+
+
+def test_readme_can_be_read_on_the_index():
+    """Every link and picture of it is given in full, and nothing else changes."""
+    url = "https://github.com/owner/book"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    full = library_package.with_full_links(readme, url)
+    links = [*re.findall(r"\]\(([^)]+)\)", full), *re.findall(r'src="([^"]+)"', full)]
+    assert len(links) > 5
+    assert [link for link in links if not link.startswith("https://")] == []
+    for link in links:
+        place = re.fullmatch(r"https://(?:github|raw\.githubusercontent)\.com/owner/book/(?:blob/)?main/(.+)", link)
+        assert place is None or (ROOT / place[1]).exists(), link
+    assert library_package.with_full_links(readme, "") == readme
+    project = tomllib.loads(library_package.addresses(url, "https://owner.github.io/book"))["project"]
+    assert project["urls"]["Source"] == url
+    assert project["urls"]["Book"] == "https://owner.github.io/book"
+
+
+def test_the_package_is_made_of_the_library_alone():
+    with library_package.library_copy() as copy:
+        assert sorted(path.name for path in copy.iterdir()) == ["LICENSE", "README.md", "ppo_lib", "pyproject.toml"]
+        assert tomllib.loads((copy / "pyproject.toml").read_text())["project"]["name"] == "ppo-lib"
+        assert (copy / "ppo_lib" / "recipes" / "pocket.yaml").is_file()
+        assert not list(copy.rglob("__pycache__"))
 
 
 @pytest.fixture
