@@ -59,6 +59,14 @@ def test_requirements_have_the_lower_bounds_that_are_tested():
         test_versions.wanted("lowest", ["torch"], None)
 
 
+def test_versions_that_contradict_each_other_are_told_and_what_is_alone_on_purpose_is_not():
+    (name,) = [requirement.partition("==")[0] for requirement in test_versions.WITHOUT_WHAT_IT_NEEDS]
+    alone = f"{name} 0.1.2 requires llm, which is not installed.\n"
+    wrong = "peft 0.18 has requirement torch>=9, but you have torch 2.13."
+    assert test_versions.broken("No broken requirements found.\n") == test_versions.broken(alone) == []
+    assert test_versions.broken(alone + wrong) == [wrong]
+
+
 def imported(path: Path, seen: set[Path]) -> set[str]:
     """Packages from outside that a module needs when it is imported, those of the project's own modules included."""
     if path in seen or not path.is_file():
