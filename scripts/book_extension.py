@@ -6,11 +6,8 @@ checks. Jupyter Book loads this module by ``local_extensions`` in ``_config.yml`
 """
 
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,10 +18,10 @@ from scripts.book_address import (
     WHEELS,
     book_address,
     repository,
-    wheel_name,
 )
 from scripts.book_icons import make_smaller
 from scripts.book_tips import write_tips
+from scripts.library_package import build_wheel
 
 LINK = re.compile(r"\[(?P<words>[^\[\]]+)\]\((?:\.\./book/)?glossary\.md#term-(?P<slug>[\w-]+)\)")
 BUTTON, FIRST = '<a href="#how-to-read">Run it yourself</a>', "chapters/00_rl_for_llms"
@@ -89,22 +86,6 @@ def set_address(app: Any, config: Any) -> None:
     else:
         options.pop("launch_buttons", None)
     config.html_baseurl = f"{book_address()}/" if book_address() else ""
-
-
-def build_wheel(folder: Path) -> Path:
-    """The library's wheel, built into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("ppo_lib-*.whl"):
-        old.unlink()
-    with TemporaryDirectory() as copy:  # setuptools would leave a build folder here, and take from it what is no more
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, copy)
-        shutil.copytree(ROOT / "ppo_lib", Path(copy) / "ppo_lib", ignore=shutil.ignore_patterns("__pycache__"))
-        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, copy]
-        subprocess.run([str(part) for part in command], check=True)
-    wheel = folder / wheel_name()
-    assert wheel.is_file(), f"the build left no {wheel.name}, only {sorted(p.name for p in folder.iterdir())}"
-    return wheel
 
 
 def with_breaks(contents: str) -> str:

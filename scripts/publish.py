@@ -1,7 +1,7 @@
 """What the workflows publish: the book with its address in it, and the library for the index.
 
     python scripts/publish.py build               # _build/html, with notebooks, wheel, PDF and EPUB
-    python scripts/publish.py push WHERE          # to the branch gh-pages of a repository, or into an empty folder
+    python scripts/publish.py push WHERE          # to a repository, on the branch gh-pages, or into an empty folder
     python scripts/publish.py dist [v1.2.3]       # dist/: the wheel and the source archive; the tag must be the version
 
 The address is that of ``scripts/book_address.py``. It is written into a copy of the notebooks: the stored ones stay as
@@ -10,6 +10,7 @@ they are.
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,17 +22,25 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from scripts import print_book  # noqa: E402
-from scripts.book_address import BRANCH, SOURCES, book_address, version, wheel_name  # noqa: E402
-from scripts.book_extension import build_wheel  # noqa: E402
+from scripts.book_address import BRANCH, SOURCES, book_address, repository, version  # noqa: E402
 from scripts.execute_notebooks import chapter_paths, clean  # noqa: E402
+from scripts.library_package import build_sdist, build_wheel  # noqa: E402
 
 HTML = ROOT / "_build" / "html"
+NOWHERE = 'BOOK = \\"\\"'  # as a notebook's JSON has it: the first cell of one that does not know its book's address
+ADDRESS = re.compile(r"\w+://|[\w.-]+@[\w.-]+:")  # of a repository somewhere else
 
 
 def build() -> None:
     """Build the book strictly, and put notebooks with a working first cell beside its pages."""
-    if not book_address():
-        raise SystemExit("the book has no address: set repository.url in _config.yml, or BOOK_REPOSITORY")
+    try:
+        address = book_address()
+    except ValueError as error:
+        raise SystemExit(error) from None
+    if not address:
+        raise SystemExit(
+            "the book has no address: set repository.url in _config.yml, or make site BOOK_REPOSITORY=OWNER/NAME"
+        )
     book = str(Path(sys.executable).parent / "jupyter-book")
     subprocess.run([book, "build", str(ROOT), "--all", "-W", "--keep-going"], check=True)
     for path in chapter_paths([]):
@@ -41,26 +50,57 @@ def build() -> None:
             print_book.write(kind, HTML)
     else:
         print("without Chromium there are no PDF and EPUB, and no links to them")
-    print(f"{HTML.relative_to(ROOT)} holds the book as it is to lie at {book_address()}")
+    print(f"{HTML.relative_to(ROOT)} holds the book as it is to lie at {address}")
 
 
-def push(where: str) -> None:
-    """Put the built book onto the branch that is published, as its only commit: it is made anew each time.
+def publishable(where: str) -> None:
+    """Refuse what would be published in vain.
 
     Raises:
-        SystemExit: nothing is built, or nowhere to push.
+        SystemExit: nothing is built, or without an address, or nowhere to push.
     """
     if not (HTML / "book" / "index.html").is_file() or not where:
         raise SystemExit(
             "build first (make site), and say where to: make publish PUSH_TO=https://github.com/OWNER/NAME"
         )
-    with TemporaryDirectory() as folder:
-        shutil.copytree(HTML, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("reports", ".doctrees"))
-        git = ["git", "-C", folder, "-c", "user.name=book", "-c", "user.email=book@localhost"]
-        subprocess.run([*git, "init", "--quiet", "--initial-branch", BRANCH], check=True)
-        subprocess.run([*git, "add", "--all", "--force"], check=True)
-        subprocess.run([*git, "commit", "--quiet", "--message", f"The book, version {version()}"], check=True)
-        subprocess.run([*git, "push", "--quiet", "--force", where, BRANCH], check=True)
+    if lost := [path.name for path in (HTML / SOURCES).rglob("*.ipynb") if NOWHERE in path.read_text(encoding="utf-8")]:
+        raise SystemExit(
+            f"{len(lost)} notebooks do not know where their book lies ({min(lost)} is one), so that Colab could not "
+            "install its library: build it with its address, make site BOOK_REPOSITORY=OWNER/NAME"
+        )
+
+
+def push(where: str) -> None:
+    """Put the built book onto the branch that is published, as its only commit: it is made anew each time.
+
+    Args:
+        where: a repository; or a folder that is empty or not there yet, which gets the files, to look at first.
+
+    Raises:
+        SystemExit: there is nothing to publish, or the folder holds something else.
+    """
+    publishable(where)
+    folder = Path(where).expanduser()
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there and not there & {"HEAD", ".git"}:
+        raise SystemExit(f"the folder {where} is neither empty nor a repository: name another, or empty it")
+    if there or ADDRESS.match(where):
+        with TemporaryDirectory() as copy:
+            copy_published(Path(copy))
+            git = ["git", "-C", copy, "-c", "user.name=book", "-c", "user.email=book@localhost"]
+            subprocess.run([*git, "init", "--quiet", "--initial-branch", BRANCH], check=True)
+            subprocess.run([*git, "add", "--all", "--force"], check=True)
+            subprocess.run([*git, "commit", "--quiet", "--message", f"The book, version {version()}"], check=True)
+            to = str(folder.resolve()) if there else where
+            subprocess.run([*git, "push", "--quiet", "--force", to, BRANCH], check=True)
+    else:
+        copy_published(folder)
+        print(f"{where} holds what would be published; python -m http.server --directory {where} shows it")
+
+
+def copy_published(folder: Path) -> None:
+    """What lies on the published branch: the built pages without what the build noted for itself."""
+    shutil.copytree(HTML, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("reports", ".doctrees"))
 
 
 def dist(tag: str) -> None:
@@ -71,11 +111,11 @@ def dist(tag: str) -> None:
     """
     if tag and tag != f"v{version()}":
         raise SystemExit(f"the tag is {tag}, but ppo_lib.__version__ is {version()}: one of the two is wrong")
-    wheel = build_wheel(ROOT / "dist")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "build"], check=True)
-    subprocess.run([sys.executable, "-m", "build", "--sdist", "--no-isolation", str(ROOT)], check=True)
-    assert wheel.name == wheel_name()
-    print(*sorted(path.name for path in (ROOT / "dist").iterdir()))
+    made = [build_wheel(ROOT / "dist"), build_sdist(ROOT / "dist")]
+    if not repository():
+        print("no repository is named (BOOK_REPOSITORY): README's links will lead nowhere on the index")
+    print("dist:", *(path.name for path in made))
 
 
 def main() -> int:

@@ -45,6 +45,17 @@ def wanted(which: str, requirements: list[str], torch: str | None) -> list[str]:
     return result
 
 
+def broken(said: str) -> list[str]:
+    """What pip found wrong, but for what is wanted without what it needs: a second run finds that here from the first.
+
+    Args:
+        said: by ``pip check``.
+    """
+    alone = [requirement.partition("==")[0] for requirement in WITHOUT_WHAT_IT_NEEDS]
+    lines = [line for line in said.splitlines() if line.split()[:1] not in [[name] for name in alone]]
+    return [line for line in lines if line and not line.startswith("No broken requirements")]
+
+
 def main() -> int:
     """Set the environment up if it is not there, and run the tests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,7 +72,9 @@ def main() -> int:
     pip = [python, "-m", "pip", "install", "--quiet"]
     # In one call: what the tests need may not lift what the library is to be tested with.
     subprocess.run([*pip, *(["--upgrade"] if options.which == "newest" else []), *asked, *TESTED_WITH], check=True)
-    subprocess.run([python, "-m", "pip", "check"], check=True)
+    checked = subprocess.run([python, "-m", "pip", "check"], capture_output=True, text=True)
+    if wrong := broken(checked.stdout) or checked.stderr.splitlines():
+        sys.exit("\n".join(wrong))
     subprocess.run([*pip, "--no-deps", *WITHOUT_WHAT_IT_NEEDS], check=True)
     tests = [
         "-m",

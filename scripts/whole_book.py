@@ -86,6 +86,7 @@ def one_page(html: Path, page: str, pages: set[str]) -> Tag:
     article = soup.select_one("article.bd-article")
     assert article, f"{page}.html has no article"
     unfold(soup, article)
+    mend_lists(article)
     for tag in article.find_all(True):
         rename(tag, page, pages, html)
     article["id"], article["class"] = place(page), ["page"]
@@ -169,9 +170,25 @@ def mathjax_settings(html: Path, pages: set[str]) -> str:
 
 
 def drop_dead_links(articles: dict[str, Tag]) -> None:
-    """A link into what was left out becomes its words."""
+    """A link into what was left out becomes its words; one in a drawing that stays says in words where it leads."""
     known = {str(tag["id"]) for article in articles.values() for tag in [article, *article.find_all(id=True)]}
     for article in articles.values():
-        for link in article.find_all("a", href=True):
-            if str(link["href"]).startswith("#") and str(link["href"])[1:] not in known:
-                del link["href"]
+        for link in article.find_all("a"):
+            drawn = link.find_parent("svg") is not None
+            href = str(link.get("href", ""))
+            if not href or (href.startswith("#") and href[1:] not in known):
+                link.name = "g" if drawn else "span"
+                for key in ("href", "download"):
+                    link.attrs.pop(key, None)
+            elif drawn and not link.find("title"):
+                title = Tag(name="title")
+                title.string = ": ".join(text.get_text() for text in link.find_all("text"))
+                link.insert(0, title)
+
+
+def mend_lists(article: Tag) -> None:
+    """Sphinx puts the lines of a long signature into a list of definitions without terms, which XHTML has not."""
+    for lines in article.select("dl:not(:has(> dt))"):
+        for line in lines.find_all("dd", recursive=False):
+            line.name, line["class"] = "div", "sig-line"
+        lines.name = "div"

@@ -20,6 +20,8 @@ AS_XHTML = r"""name => {
   page.querySelectorAll("*").forEach(one => [...one.attributes].forEach(({ name }) => {
     if (name.startsWith("data-") || /[^\w:.-]/.test(name)) one.removeAttribute(name);
   }));
+  // EPUB allows a picture that holds links to be a document, not a group.
+  page.querySelectorAll('svg[role="group"]').forEach(one => one.setAttribute("role", "document"));
   return new XMLSerializer().serializeToString(page);
 }"""
 CONTAINER = """<?xml version="1.0" encoding="utf-8"?>

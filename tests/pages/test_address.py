@@ -31,12 +31,15 @@ def no_address(monkeypatch):
         ("https://github.com/owner/book.git", "https://owner.github.io/book"),
         ("https://github.com/owner/book/", "https://owner.github.io/book"),
         ("https://github.com/owner/owner.github.io", "https://owner.github.io"),
+        ("owner/book", "https://owner.github.io/book"),
+        ("git@github.com:owner/book.git", "https://owner.github.io/book"),
     ],
 )
 def test_the_book_lies_on_the_pages_of_its_repository(monkeypatch, repository, address):
     monkeypatch.setenv("BOOK_REPOSITORY", repository)
     assert book_address.book_address() == address
     assert f'BOOK = "{address}"' in install_source()
+    assert re.fullmatch(r"https://github\.com/[Oo]wner/(book|owner\.github\.io)", book_address.repository())
 
 
 def test_a_domain_of_its_own_wins(monkeypatch):
@@ -45,7 +48,9 @@ def test_a_domain_of_its_own_wins(monkeypatch):
     assert book_address.book_address() == "https://ppo.example"
 
 
-@pytest.mark.parametrize("text", ["owner/book", "https://example.com/owner/book", "https://github.com/owner"])
+@pytest.mark.parametrize(
+    "text", ["book", "https://example.com/owner/book", "https://github.com/owner", "example.com/owner/book"]
+)
 def test_what_is_no_repository_is_refused_with_what_to_write(monkeypatch, text):
     monkeypatch.setenv("BOOK_REPOSITORY", text)
     with pytest.raises(ValueError, match=re.escape(text) + r".*https://github\.com/OWNER/NAME"):

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from scripts import publish, test_versions
+from scripts import book_address, library_package, publish, test_versions
 from scripts.book_address import version
 from scripts.execute_notebooks import clean
 from tests.pages.book import ROOT, served_book
@@ -57,6 +57,14 @@ def test_requirements_have_the_lower_bounds_that_are_tested():
     assert test_versions.wanted("newest", asked, "torch==2.13.0") == ["torch==2.13.0", "numpy"]
     with pytest.raises(ValueError, match=r"'torch'.*NAME>=VERSION"):
         test_versions.wanted("lowest", ["torch"], None)
+
+
+def test_versions_that_contradict_each_other_are_told_and_what_is_alone_on_purpose_is_not():
+    (name,) = [requirement.partition("==")[0] for requirement in test_versions.WITHOUT_WHAT_IT_NEEDS]
+    alone = f"{name} 0.1.2 requires llm, which is not installed.\n"
+    wrong = "peft 0.18 has requirement torch>=9, but you have torch 2.13."
+    assert test_versions.broken("No broken requirements found.\n") == test_versions.broken(alone) == []
+    assert test_versions.broken(alone + wrong) == [wrong]
 
 
 def imported(path: Path, seen: set[Path]) -> set[str]:
@@ -112,15 +120,47 @@ def test_a_release_is_of_the_version_that_its_tag_says():
         publish.dist("v9.9.9")
 
 
-def test_what_is_pushed_is_the_built_book_and_nothing_else(tmp_path, monkeypatch):
-    html, there = tmp_path / "html", tmp_path / "there.git"
+def test_readme_can_be_read_on_the_index():
+    """Every link and picture of it is given in full, and nothing else changes."""
+    url = "https://github.com/owner/book"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    full = library_package.with_full_links(readme, url)
+    links = [*re.findall(r"\]\(([^)]+)\)", full), *re.findall(r'src="([^"]+)"', full)]
+    assert len(links) > 5
+    assert [link for link in links if not link.startswith("https://")] == []
+    for link in links:
+        place = re.fullmatch(r"https://(?:github|raw\.githubusercontent)\.com/owner/book/(?:blob/)?main/(.+)", link)
+        assert place is None or (ROOT / place[1]).exists(), link
+    assert library_package.with_full_links(readme, "") == readme
+    project = tomllib.loads(library_package.addresses(url, "https://owner.github.io/book"))["project"]
+    assert project["urls"]["Source"] == url
+    assert project["urls"]["Book"] == "https://owner.github.io/book"
+
+
+def test_the_package_is_made_of_the_library_alone():
+    with library_package.library_copy() as copy:
+        assert sorted(path.name for path in copy.iterdir()) == ["LICENSE", "README.md", "ppo_lib", "pyproject.toml"]
+        assert tomllib.loads((copy / "pyproject.toml").read_text())["project"]["name"] == "ppo-lib"
+        assert (copy / "ppo_lib" / "recipes" / "pocket.yaml").is_file()
+        assert not list(copy.rglob("__pycache__"))
+
+
+@pytest.fixture
+def html(tmp_path, monkeypatch):
+    """A small built book."""
+    html = tmp_path / "html"
     (html / "book").mkdir(parents=True)
     (html / "book" / "index.html").write_text("the book")
     (html / ".nojekyll").touch()
     (html / "reports").mkdir()
     (html / "reports" / "x.log").write_text("of the build")
-    subprocess.run(["git", "init", "--quiet", "--bare", there], check=True)
     monkeypatch.setattr(publish, "HTML", html)
+    return html
+
+
+def test_what_is_pushed_is_the_built_book_and_nothing_else(html, tmp_path):
+    there = tmp_path / "there.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", there], check=True)
     for _ in range(2):  # made anew each time
         publish.push(str(there))
     listing = ["git", "-C", str(there), "ls-tree", "-r", "--name-only", "gh-pages"]
@@ -132,6 +172,36 @@ def test_what_is_pushed_is_the_built_book_and_nothing_else(tmp_path, monkeypatch
     assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
     with pytest.raises(SystemExit, match="PUSH_TO"):
         publish.push("")
+
+
+def test_an_empty_folder_gets_the_published_files_and_a_full_one_is_left_alone(html, tmp_path, capsys):
+    for folder in (tmp_path / "new", tmp_path / "empty"):
+        if folder.name == "empty":
+            folder.mkdir()
+        publish.push(str(folder))
+        assert sorted(path.name for path in folder.rglob("*")) == [".nojekyll", "book", "index.html"]
+        assert f"--directory {folder}" in capsys.readouterr().out
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="neither empty nor a repository"):
+        publish.push(str(tmp_path / "full"))
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_a_book_whose_notebooks_do_not_know_its_address_is_not_published(html, tmp_path, monkeypatch):
+    """That is what ``make book`` builds where _config.yml names no repository."""
+    sources = html / "_sources" / "chapters"
+    sources.mkdir(parents=True)
+    notebook = nbformat.read(ROOT / "chapters" / "08_clipping.ipynb", as_version=4)
+    monkeypatch.setattr(book_address, "book_address", lambda: "")
+    nbformat.write(clean(notebook), sources / "08_clipping.ipynb")
+    with pytest.raises(SystemExit, match=r"08_clipping\.ipynb.*BOOK_REPOSITORY"):
+        publish.push(str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(book_address, "book_address", lambda: "https://someone.github.io/proximal")
+    nbformat.write(clean(notebook), sources / "08_clipping.ipynb")
+    publish.push(str(tmp_path / "new"))
+    assert (tmp_path / "new" / "_sources" / "chapters" / "08_clipping.ipynb").is_file()
 
 
 ALONE = """
@@ -172,3 +242,14 @@ def environment_without_the_library(folder: Path) -> Path:
     lacks = subprocess.run([python, "-c", "import ppo_lib"], cwd=folder, env={}, capture_output=True)
     assert lacks.returncode == 1
     return python
+
+
+def test_a_site_without_a_usable_address_is_not_built(monkeypatch):
+    monkeypatch.setattr(publish.subprocess, "run", lambda *_, **__: pytest.fail("it built"))
+    monkeypatch.delenv("BOOK_ADDRESS", raising=False)
+    monkeypatch.setenv("BOOK_REPOSITORY", "book")
+    with pytest.raises(SystemExit, match=r"'book', but must be https://github\.com/OWNER/NAME"):
+        publish.build()
+    monkeypatch.setattr(publish, "book_address", lambda: "")
+    with pytest.raises(SystemExit, match=r"has no address: set repository\.url"):
+        publish.build()
