@@ -35,7 +35,8 @@ def main() -> None:
     settings = json.loads((options.run / "manifest.json").read_text(encoding="utf-8"))["config"]
     rows = map(json.loads, (options.run / "samples.jsonl").read_text(encoding="utf-8").splitlines())
     asked = list(dict.fromkeys(row["prompt"] for row in rows))[: options.prompts]
-    print(f"{settings['model']}, beta {settings['beta']}, {settings['iterations']} iterations; {len(asked)} questions\n")
+    print(f"{settings['model']}, beta {settings['beta']}, {settings['iterations']} iterations; {len(asked)} questions")
+    print()
     print(f"{'weights':12}{'adapter':12}{'blocks':12}{'mean':>10}{'largest':>10}   nats per token")
     for dtype in ("float32", "bfloat16"):
         backbone = Backbone.from_pretrained(settings["model"], dtype=dtype, chat_template=settings["chat_template"])
