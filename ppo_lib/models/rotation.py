@@ -63,7 +63,7 @@ def quicken_rotation(model: nn.Module, wanted: bool = True) -> int:
 
     The class of the module is changed and no module replaced: to one of the same name and the same code, in which the
     one name means another function. Some architectures turn in another way under that name (neighbors instead of
-    halves, a part of ``D``), so each is tried on a few numbers before.
+    halves, a part of ``D`` alone), so each is tried on a few numbers before.
     """
     found = 0
     for module in model.modules():
@@ -94,7 +94,7 @@ def quick_attention(own: type[nn.Module]) -> type[nn.Module] | None:
 
 
 def agrees(function: Rotate | None) -> bool:
-    """Whether a function turns queries and keys as :func:`rotate` does, up to rounding."""
+    """Whether a function turns queries and keys as :func:`rotate` does, up to rounding, and always all of them."""
     if function is None:
         return False
     random = torch.Generator().manual_seed(0)
@@ -104,5 +104,9 @@ def agrees(function: Rotate | None) -> bool:
         own = function(q, k, cos, sin)
     except Exception:  # one that wants something else
         return False
-    pairs = zip(own, rotate(q, k, cos, sin), strict=True)
-    return all(a.shape == b.shape and bool(((a - b).abs() < 1e-5).all()) for a, b in pairs)
+    try:
+        function(q, k, cos[..., :4], sin[..., :4])
+    except Exception:  # as many angles as numbers, or nothing
+        pairs = zip(own, rotate(q, k, cos, sin), strict=True)
+        return all(a.shape == b.shape and bool(((a - b).abs() < 1e-5).all()) for a, b in pairs)
+    return False
