@@ -104,7 +104,7 @@ def layout(panel: Panel, drawn: list[Curve]) -> dict[str, Any]:
 
 def picture(panel: Panel, frame: Frame, index: int) -> str:
     """One picture as SVG: what a reader without scripts sees, and all readers until the script has come."""
-    figure = Figure(panel.caption, panel.x, panel.y, panel.log_x, panel.log_y, panel.y_range)
+    figure = Figure(panel.caption, panel.x, panel.y, panel.log_x, panel.log_y, panel.y_range, stacked=panel.stacked)
     for one in curves_of(frame, index):
         if one.kind != "bars" and isinstance(one.x[0], str):
             figure.categories = figure.categories or [str(x) for x in one.x]
