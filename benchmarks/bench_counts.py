@@ -4,8 +4,10 @@
 
 Small models are bound by launches and not by arithmetic, and launches can be counted without a card: models of the
 depth of SmolLM2-135M and Qwen2.5-0.5B, narrow, on a CPU, and every operator that computes (views, allocations and
-what autograd does on the host are none) counts as one kernel. A GPU fuses some that are counted here as several, such
-as the norms, and launches several for some that are counted as one, such as a sum; counts of two versions compare.
+what autograd does on the host are none) counts as one kernel. A fused norm counts as the one kernel forward and the
+one backward that PyTorch has for it on a GPU, since on a CPU it takes the steps one by one. Of other operators a GPU
+fuses some that are counted as several and launches several for some that are counted as one, such as a sum; counts of
+two versions compare.
 """
 
 from collections import Counter
@@ -16,9 +18,11 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from ppo_lib.models import norms
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.tokens import pad_pairs
@@ -33,7 +37,8 @@ SHAPES = {
 # They make no kernel: a tensor in the same memory, memory alone, or nothing at all.
 NO_KERNEL = {
     *("view", "_unsafe_view", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select"),
-    *("split", "unbind", "chunk", "unfold", "detach", "alias", "as_strided", "reshape", "_reshape_alias"),
+    *("split", "split_with_sizes", "unbind", "chunk", "unfold", "detach", "alias", "as_strided"),
+    *("reshape", "_reshape_alias"),
     *("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "is_same_size"),
 }
 
@@ -52,6 +57,35 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@torch.library.custom_op("counts::rms_norm", mutates_args=())
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return nn.functional.rms_norm(x, weight.shape, weight, eps)
+
+
+@torch.library.custom_op("counts::rms_norm_backward", mutates_args=())
+def norm_backward(g: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    scale = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    g, x = g * weight, x * scale
+    return scale * (g - x * (g * x).mean(-1, keepdim=True))
+
+
+def keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.eps = inputs[2]
+
+
+norm.register_autograd(lambda ctx, g: (norm_backward(g, *ctx.saved_tensors, ctx.eps), None, None), setup_context=keep)
+
+
+class AsOnCUDA(norms.RMSNorm):
+    """The fused norm, its kernels counted as they are on a GPU."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        eps = norms.epsilon(self)
+        assert eps is not None
+        return norm(hidden_states, self.weight, eps)
+
+
 @contextmanager
 def kernels() -> Iterator[Counter[str]]:
     """The kernels of what is done in the block, by name."""
@@ -59,8 +93,8 @@ def kernels() -> Iterator[Counter[str]]:
         yield mode.found
 
 
-def build(name: str, **options: Any) -> ActorCritic:
-    """Actor and critic on a narrow model of that depth."""
+def build(name: str, fused_blocks: bool = True, **options: Any) -> ActorCritic:
+    """Actor and critic on a narrow model of that depth, its blocks fused as on a GPU."""
     kind, sizes = SHAPES[name]
     config = getattr(transformers, kind)(**NARROW, **sizes)
     tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, unk_token="w1"))
@@ -70,6 +104,11 @@ def build(name: str, **options: Any) -> ActorCritic:
     backbone = Backbone(AutoModelForCausalLM.from_config(config), fast, "random")
     for key, value in options.items():
         setattr(backbone, key, value)
+    if fused_blocks:
+        backbone.fuse_blocks()
+        for module in backbone.modules():
+            if isinstance(module, norms.RMSNorm):
+                module.__class__ = AsOnCUDA
     policy = ActorCritic(backbone, lora_rank=4)
     backbone.eos_token_ids = [-1]
     return policy
@@ -106,13 +145,15 @@ def microbatch(policy: ActorCritic) -> Counter[str]:
 
 def main() -> None:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
-    print(f"{'':16}{'decode':>10}{'adapter':>10}{'plain':>10}{'update':>10}{'PEFT':>10}")
+    print(f"{'':16}{'decode':>10}{'adapter':>10}{'unfused':>10}{'plain':>10}{'update':>10}{'unfused':>10}{'plain':>10}")
     for name in SHAPES:
-        policy, plain = build(name), build(name, fused_lora=False)
-        counts = [decode_step(policy), decode_step(policy, False), decode_step(plain, False), microbatch(policy)]
-        print(f"{name:16}" + "".join(f"{c.total():10,}" for c in [*counts, microbatch(plain)]))
-        print("   update: " + ", ".join(f"{n} {c}" for n, c in counts[3].most_common(14)))
-        print("   decode: " + ", ".join(f"{n} {c}" for n, c in counts[0].most_common(14)))
+        policy, unfused = build(name), build(name, fused_blocks=False)
+        plain = build(name, fused_blocks=False, fused_lora=False)
+        decode = [decode_step(policy), decode_step(policy, False), decode_step(unfused), decode_step(plain, False)]
+        update = [microbatch(each) for each in (policy, unfused, plain)]
+        print(f"{name:16}" + "".join(f"{c.total():10,}" for c in decode + update))
+        print("   update: " + ", ".join(f"{n} {c}" for n, c in update[0].most_common(24)))
+        print("   decode: " + ", ".join(f"{n} {c}" for n, c in decode[0].most_common(24)))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.norms import quicken_norms
+from ppo_lib.models.rotation import quicken_rotation
 from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.run.memory import cache_bytes_per_token, plan_memory
 from ppo_lib.sampling.rollout import sample
@@ -319,8 +320,16 @@ def fuse_norms(backbone: Backbone, wanted: bool) -> None:
     quicken_norms(backbone.causal_lm, wanted)
 
 
+def fuse_rotation(backbone: Backbone, wanted: bool) -> None:
+    quicken_rotation(backbone.causal_lm, wanted)
+
+
 # What makes it faster, each to be switched off alone: name, and the switch.
-LEVERS = {"the merged adapter": merge, "norms in one kernel": fuse_norms}
+LEVERS = {
+    "the merged adapter": merge,
+    "norms in one kernel": fuse_norms,
+    "rotation in four kernels": fuse_rotation,
+}
 
 
 def show(results: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@
     python scripts/architectures.py --write         # put it into book/architectures.md
 
 Each model is saved as the hub would have it, loaded, trained by PPO for a step with an adapter, saved, read again and
-merged; and its samplers are held to what is scored. It works, or it is refused in one sentence: anything else is a
-fault, is printed as one, and makes the exit code 1.
+merged; its samplers are held to what is scored, and so is what is done on a GPU alone. It works, or it is refused in
+one sentence: anything else is a fault, is printed as one, and makes the exit code 1.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from ppo_lib.errors import BadInput
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.reward_model import RewardModel
+from ppo_lib.models.tokens import TokenBatch
 from ppo_lib.run.memory import plan_memory
 from ppo_lib.sampling.decoding import supports_static_cache
 from ppo_lib.sampling.rollout import sample
@@ -180,8 +181,34 @@ def try_out(folder: Path) -> bool:
         near(merged.logits(merged.hidden_states(batch)), backbone.logits(hidden), "merged")
         policy.save_pretrained(folder / "policy")
         near(ActorCritic.from_pretrained(folder / "policy").evaluate(batch).logprobs, before, "saved and read again")
+    quicker(policy, batch)
     assert all(score == 0 for score in RewardModel(backbone, 2).scores(PROMPTS, ["yes", "no"])), "a fresh judge says 0"
     return static
+
+
+def quicker(policy: ActorCritic, batch: TokenBatch) -> None:
+    """What is done on a GPU alone changes nothing, be it fused blocks or a merged adapter.
+
+    Raises:
+        AssertionError: it does.
+    """
+    backbone, found = policy.backbone, []
+    for fused in (False, True):
+        backbone.fuse_blocks(fused)
+        policy.zero_grad()
+        new = policy.evaluate(batch, entropy=False)
+        (new.logprobs.sum() + new.values.sum()).backward()
+        gradients = [p.grad.flatten() for p in policy.parameters_to_train() if p.grad is not None]
+        found.append((new.logprobs.detach(), torch.cat(gradients)))
+    backbone.merge_adapter = True
+    sampled = sample(backbone, backbone.encode_prompts(PROMPTS), 8, adapter="policy", static_cache=False)
+    with torch.no_grad():
+        near(policy.evaluate(sampled.batch).logprobs, sampled.logprobs, "sampled with a merged adapter")
+    backbone.merge_adapter = None
+    backbone.fuse_blocks(False)
+    policy.zero_grad()
+    for what, plain, fast in zip(("log-probs", "gradients"), *found, strict=True):
+        near(fast, plain, f"{what} with fused blocks")
 
 
 @torch.no_grad()

@@ -115,8 +115,19 @@ MUTATIONS: Table = {
     ],
     ("test_norms", ""): [
         Mutation("norms: by their name alone", "quicken_norms", "_ and agrees(m)", "_"),
-        Mutation("norms: not in a copy", "Backbone.copy", "quicken_norms(...)", "pass"),
         Mutation("norms: for good", "quicken_norms", "RMSNorm if wanted else own", "RMSNorm"),
+    ],
+    ("test_rotation", ""): [
+        Mutation("rotation: by its name alone", "quick_attention", "_1 and _2 and agrees(...)", "_1 and _2"),
+        Mutation("rotation: for good", "quicken_rotation", "quick if wanted else own", "quick"),
+        Mutation(
+            "rotation: the gradient turned on",
+            "Turned.backward",
+            "_.addcmul_(first, ..., value=-1)",
+            "_.addcmul_(first, sin.chunk(2, -1)[0])",
+        ),
+        Mutation("rotation: not in a copy", "Backbone.copy", "copy.fuse_blocks(...)", "pass"),
+        Mutation("rotation: norms alone", "Backbone.fuse_blocks", "quicken_rotation(...)", "pass"),
     ],
     ("test_lora", ""): [
         Mutation(

@@ -20,10 +20,11 @@ from ppo_lib.models.caches import cache_of, read_on
 from ppo_lib.models.linear import quicken
 from ppo_lib.models.loading import context_length, eos_token_ids, load_causal_lm, usable_pad
 from ppo_lib.models.lora import merged, quicken_adapters
-from ppo_lib.models.norms import RMSNorm, quicken_norms
+from ppo_lib.models.norms import quicken_norms
 from ppo_lib.models.prefix import WORTH, Prefix, causal_mask, sees_everything, states_after_prefix
 from ppo_lib.models.recomputing import recomputed
 from ppo_lib.models.registry import exact_model
+from ppo_lib.models.rotation import quicken_rotation
 from ppo_lib.models.scoring import Scored, plain_head
 from ppo_lib.models.tokens import (
     TokenBatch,
@@ -53,6 +54,7 @@ class Backbone(nn.Module):
 
     Attributes:
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them; off at first.
+        fused_blocks: whether norms and rotary embeddings take few kernels (:meth:`fuse_blocks`); on a GPU at first.
         share_prefix: read what all prompts of a batch begin with once instead of in every row; on at first.
         fused_lora: adapters that are added compute in few products (:mod:`ppo_lib.models.lora`); on at first.
         merge_adapter: sample with the adapter added to a copy of the weights (:func:`ppo_lib.models.lora.merged`);
@@ -83,8 +85,9 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         quicken(causal_lm)
+        self.fused_blocks = False
         if self.device.type == "cuda" and not self.world.sharded:
-            quicken_norms(causal_lm)
+            self.fuse_blocks()
         self._adapter: str | None = None
         self.gradient_checkpointing, self.share_prefix, self.fused_lora = False, True, True
         self.merge_adapter: bool | None = None
@@ -117,8 +120,18 @@ class Backbone(nn.Module):
         copy.gradient_checkpointing = self.gradient_checkpointing
         copy.share_prefix = self.share_prefix
         copy.merge_adapter = self.merge_adapter
-        quicken_norms(copy.causal_lm, wanted=any(type(module) is RMSNorm for module in self.modules()))
+        copy.fuse_blocks(self.fused_blocks)
         return copy
+
+    def fuse_blocks(self, wanted: bool = True) -> None:
+        """Let the small steps of each block take few kernels, or be transformers' own again.
+
+        The norms (:mod:`ppo_lib.models.norms`) and the rotary embedding (:mod:`ppo_lib.models.rotation`), where they
+        are of the usual kind. On a GPU it is done at the start; on a CPU there is little to win.
+        """
+        quicken_norms(self.causal_lm, wanted)
+        quicken_rotation(self.causal_lm, wanted)
+        self.fused_blocks = wanted
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over the weights of a model of the same architecture.

@@ -4,7 +4,7 @@
 forward, and a small number backward. A model of thirty layers has sixty-one of them, and at each token that it decodes
 their launches are a third of all. In half precision the numbers are rounded once instead of twice.
 
-On a CPU PyTorch takes the same steps as transformers, so nothing is changed there. ``fused_norms: false`` changes
+On a CPU PyTorch takes the same steps as transformers, so nothing is changed there. ``fused_blocks: false`` changes
 nothing anywhere.
 """
 

@@ -13,7 +13,6 @@ from ppo_lib.models import registry
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.device import allow_tf32
-from ppo_lib.models.norms import quicken_norms
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.tokens import encode_responses
 from ppo_lib.models.world import ALONE, World
@@ -66,8 +65,8 @@ def build(
     backbone.gradient_checkpointing = config.gradient_checkpointing
     backbone.share_prefix = getattr(config, "share_prefix", True)
     backbone.fused_lora = getattr(config, "fused_lora", True)
-    if not getattr(config, "fused_norms", True):
-        quicken_norms(backbone.causal_lm, wanted=False)
+    if not getattr(config, "fused_blocks", True):
+        backbone.fuse_blocks(False)
     backbone.merge_adapter = getattr(config, "merge_adapter", None)
     allow_tf32(getattr(config, "tf32", False))
     if stage == "sft":

@@ -353,7 +353,7 @@ class PPOConfig:
     gradient_checkpointing: bool = option(False, help="compute activations twice instead of keeping them")
     share_prefix: bool = option(True, help="read what all prompts begin with once, not in every row; same result")
     fused_lora: bool = option(True, help="an adapted layer in three products instead of five kernels; same result")
-    fused_norms: bool = option(True, help="on a GPU, a model's norms in one kernel each; same result")
+    fused_blocks: bool = option(True, help="on a GPU, norms and rotary embeddings in few kernels; same result")
     merge_adapter: bool | None = option(
         None, help="sample with the adapter added to a copy of the weights; null does so on a GPU"
     )

@@ -1,5 +1,7 @@
 """Models in GGUF files: as good as those in folders, and refused in one sentence where they cannot be read."""
 
+import logging
+
 import gguf as package
 import pytest
 import torch
@@ -35,6 +37,24 @@ def test_rounded_weights_are_near_and_not_equal(tmp_path):
     rounded = write_gguf(tmp_path / "q8.gguf", bits=package.GGMLQuantizationType.Q8_0)
     here, there = logits(load_causal_lm(rounded)[0]), logits(load_causal_lm("pocket:sft")[0])
     assert 0 < float((here - there).abs().max()) < 0.1 * float(there.abs().max())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_its_weights_are_plain_and_nothing_is_warned_of(tmp_path, monkeypatch, caplog, dtype):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    rounded = write_gguf(tmp_path / "q8.gguf", bits=package.GGMLQuantizationType.Q8_0)
+    with caplog.at_level("WARNING", "transformers"):
+        model, _ = load_causal_lm(rounded, dtype)
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+    assert not caplog.messages
+
+
+def test_weights_are_not_left_rounded_where_transformers_can(file, monkeypatch):
+    asked = {}
+    load = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(gguf.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: asked.update(k) or load(*a, **k))
+    load_causal_lm(file)
+    assert not gguf.KEEPS_ROUNDED or asked["quantization_config"].dequantize
 
 
 def test_its_shape_is_read_once_and_nobody_can_change_it_for_others(file, monkeypatch):

@@ -34,13 +34,6 @@ def test_a_model_keeps_its_hidden_states(build_tiny, architecture, count):
         assert torch.equal(backbone.hidden_states(batch), before)
 
 
-def test_a_copy_has_the_norms_of_its_model(build_tiny):
-    backbone = build_tiny()
-    for wanted, count in ((True, 5), (False, 0)):
-        quicken_norms(backbone.causal_lm, wanted)
-        assert sum(type(m) is RMSNorm for m in backbone.copy().modules()) == count
-
-
 def test_gradients_of_input_and_weight(build_tiny):
     own = next(m for m in build_tiny(dtype="float64").modules() if type(m).__name__ == "LlamaRMSNorm")
     own.weight.data.uniform_(0.5, 2)

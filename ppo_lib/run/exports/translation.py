@@ -100,7 +100,7 @@ def texts_and_device(config: Mapping[str, Any], result: Translation) -> None:
     measured = "a judge that is only measured is not offered."
     result.either("heldout_judge", not config["heldout_judge"], "none is set.", measured)
     result.same["device"] = "it runs on GPUs only."
-    for key in ("share_prefix", "fused_lora", "fused_norms", "merge_adapter", "tf32"):
+    for key in ("share_prefix", "fused_lora", "fused_blocks", "merge_adapter", "tf32"):
         result.same[key] = "how products are computed is its own affair."
 
 
