@@ -15,6 +15,15 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", re.match(r"[\d.]*", version)[0])))  # type: ignore[index]
 
 
+def older(package: str, least: str) -> str:
+    """The version of a package where it is older than ``least``; an empty text where it is not, or not there."""
+    try:
+        found = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return found if release(found) < release(least) else ""
+
+
 def check() -> None:
     """Refuse packages that are too old; one that is absent is told by whoever imports it.
 
@@ -22,11 +31,7 @@ def check() -> None:
         ImportError: names the package, its version and the remedy.
     """
     for package, least in NEEDED.items():
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if release(found) < release(least):
+        if found := older(package, least):
             raise ImportError(
                 f"ppo_lib needs {package} {least} or newer, and {found} is installed here; "
                 f"install it by: pip install --upgrade '{package}>={least}'"

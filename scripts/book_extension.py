@@ -109,6 +109,12 @@ def break_names(app: Any, pagename: str, templatename: str, context: dict[str, A
         context["generate_toc_html"] = ours
 
 
+def name_start_page(app: Any, pagename: str, templatename: str, context: dict[str, Any], document: Any) -> None:
+    """Sphinx's event for each page: the start page is called as the book, and would be "Proximal — Proximal"."""
+    if pagename == app.config.root_doc:
+        context["title"], context["docstitle"] = f"{context['docstitle']}: PPO for language models", ""
+
+
 def finish(app: Any, error: Exception | None) -> None:
     """The site carries its library, and GitHub's pages are to show it as it is."""
     if error is None and app.builder.name == "html":
@@ -124,6 +130,7 @@ def setup(app: Any) -> dict[str, bool]:
         app.setup_extension(name)
     app.connect("config-inited", set_address, priority=100)  # before the theme reads its options
     app.connect("source-read", read_source)
+    app.connect("html-page-context", name_start_page, priority=400)  # before the description takes the title
     app.connect("html-page-context", break_names, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

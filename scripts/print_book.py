@@ -124,11 +124,11 @@ def write_ebook(html: Path, path: Path) -> None:
 def link(html: Path) -> None:
     """The start page leads to what of the two is there."""
     page = html / "book" / "index.html"
-    text = re.sub(r'<p class="whole-book">.*?</p>\n', "", page.read_text(encoding="utf-8"))
+    text = re.sub(r'\n<p class="whole-book">.*?</p>\n', "", page.read_text(encoding="utf-8"))
     there = [f'<a href="../{name}">{kind.upper()}</a>' for kind, name in FILES.items() if (html / name).is_file()]
-    line = f'<p class="whole-book">The whole book as {" or ".join(there)}</p>\n' if there else ""
+    line = f'\n<p class="whole-book">The whole book as {" or ".join(there)}</p>\n' if there else ""
     text, count = re.subn(
-        r'(<p class="buttons">.*?</p>\n)', lambda found: found[1] + line, text, count=1, flags=re.DOTALL
+        r'(<p class="buttons">.*?</p>)', lambda found: found[1] + line, text, count=1, flags=re.DOTALL
     )
     assert count == 1, "the start page has no buttons to put the links under"
     page.write_text(text, encoding="utf-8")

@@ -87,6 +87,7 @@ def main() -> int:
     ]
     left_out = [f"--ignore=tests/{room}" for room in ("pages", "notebooks")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default::DeprecationWarning"}
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.run([python, *tests, *left_out], cwd=ROOT, env=environment).returncode
 
 

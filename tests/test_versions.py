@@ -41,6 +41,17 @@ def test_versions_are_compared_number_by_number(version, fits):
     assert (versions.release(version) >= versions.release("5.17")) == fits
 
 
+def test_a_version_is_older_only_if_it_is_there_and_below(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.21.0")
+    assert [versions.older("peft", least) for least in ("0.21", "0.21.0", "0.20", "0.22")] == ["", "", "", "0.21.0"]
+
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert versions.older("peft", "0.22") == ""
+
+
 def test_the_least_versions_themselves_are_taken(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", versions.NEEDED.__getitem__)
     versions.check()

@@ -86,6 +86,7 @@ class Figure:
         log_x: logarithmic horizontal axis.
         log_y: logarithmic vertical axis.
         y_range: lowest and highest value shown, or ``None`` to fit the data.
+        stacked: bars of one label stand on each other, not side by side.
     """
 
     caption: str
@@ -97,6 +98,7 @@ class Figure:
     series: list[Series] = field(default_factory=list)
     marks: list[tuple[str, float, str]] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
+    stacked: bool = False
 
     def line(
         self,
@@ -120,7 +122,7 @@ class Figure:
         return self
 
     def bars(self, labels: Sequence[str], y: Iterable[Any], name: str) -> Self:
-        """Add one bar for each label; several calls with the same labels stand side by side."""
+        """Add one bar for each label; several calls with the same labels stand side by side, or on each other."""
         if self.categories and self.categories != list(labels):
             raise ValueError(f"labels of {name!r} differ from those of the first bars; give the same labels")
         self.categories = list(labels)
@@ -251,6 +253,7 @@ class Figure:
             if one.kind == "line":
                 spots += filled_in(points)
             elif one.kind == "bars":
+                points = [(area.x(x), area.y(y)) for x, y in zip(one.x, self._tops(one), strict=True)]
                 spots += [spot for x, y in points for spot in filled_in([(x, area.zero), (x, y)])]
             spots += points
         return spots
@@ -261,9 +264,12 @@ class Figure:
         points = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.y, strict=True)]
         if one.kind == "bars":
             bars = [other for other in self.series if other.kind == "bars"]
-            width = 0.7 * WIDE / len(self.categories) / len(bars)
-            shift = (bars.index(one) - len(bars) / 2) * width
-            yield from (bar(x + shift, y, width, area.zero, color) for x, y in points if math.isfinite(y))
+            width = 0.7 * WIDE / len(self.categories) / (1 if self.stacked else len(bars))
+            shift = -width / 2 if self.stacked else (bars.index(one) - len(bars) / 2) * width
+            for x, y, top in zip(one.x, one.y, self._tops(one), strict=True):
+                if math.isfinite(y):
+                    foot = area.y(top - y) if self.stacked else area.zero
+                    yield bar(area.x(x) + shift, area.y(top), width, foot, color)
             return
         if one.low and one.high:
             upper = [(area.x(x), area.y(y)) for x, y in zip(one.x, one.high, strict=True)]
@@ -279,9 +285,18 @@ class Figure:
             for (x, y), text in zip(points, one.labels, strict=False):
                 yield f'<g fill="currentColor" font-weight="bold">{label(x + 8, y + 5, text, "start")}</g>'
 
+    def _tops(self, one: Series) -> list[float]:
+        """Where the bars of a series end: at their values, or on top of those of the series before it."""
+        before = [other for other in self.series if other.kind == "bars"] if self.stacked else [one]
+        before = before[: before.index(one) + 1]
+        return [
+            sum(y for y in column if math.isfinite(y)) for column in zip(*(other.y for other in before), strict=True)
+        ]
+
     def _axes(self) -> tuple[Axis, Axis]:
         across = [value for one in self.series for value in one.x]
         upward = [value for one in self.series for value in (*one.y, *one.low, *one.high)]
+        upward += [top for one in self.series if one.kind == "bars" for top in self._tops(one)]
         across += [value for axis, value, _ in self.marks if axis == "x"]
         upward += [value for axis, value, _ in self.marks if axis == "y"]
         if self.categories:

@@ -151,6 +151,7 @@ def merge(causal_lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
             if missing or there < len(tensors):
                 raise ValueError("its tensors are not those of this model's layers")
             merged = model.merge_and_unload()
+            vars(merged).pop("peft_config", None)  # PEFT before 0.19 leaves it, as if there still were adapters
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # PEFT's own words for what it cannot take

@@ -131,5 +131,9 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def cut_off(error: BaseException) -> bool:
-    """A connection that failed or broke, in the words of the hub client's HTTP library, whatever its package's name."""
-    return "TransportError" in (cls.__name__ for cls in type(error).__mro__)
+    """A connection that failed or broke, in the words of the hub client's HTTP library, whatever its package's name.
+
+    Older hub clients close theirs when they cannot connect, and then try again with the closed one.
+    """
+    closed = isinstance(error, RuntimeError) and "client has been closed" in str(error)
+    return closed or "TransportError" in (cls.__name__ for cls in type(error).__mro__)

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from ppo_lib.models.device import prepare
 from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.trainers.configuration import ConfigError
+from ppo_lib.versions import older
 
 # What accelerate may be asked for: its options, and the values that mean what is done here; None: not given.
 OBEYED: dict[str, tuple[str | None, ...]] = {
@@ -35,6 +36,7 @@ OBEYED: dict[str, tuple[str | None, ...]] = {
     "--fsdp_activation_checkpointing": ("false", None),
     "--fsdp_auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", None),
 }
+PEFT = "0.21"  # the first whose adapters have the sizes of the whole layer
 
 
 def sharding_wanted() -> bool:
@@ -50,6 +52,11 @@ def sharding_wanted() -> bool:
         if value not in values:
             remedy = f"launch with {option} {values[0]}"
             raise ConfigError(f"accelerate was asked for {option} {value}, which ppo_lib does not do; {remedy}")
+    if found := older("peft", PEFT):
+        raise ConfigError(
+            f"peft is {found}, which gives the layers of a divided model adapters of the wrong size; "
+            f"install {PEFT} or newer, or launch without --use_fsdp"
+        )
     # transformers would give weights to the first process alone, and count on accelerate to send them to the others.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return True

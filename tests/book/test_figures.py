@@ -273,3 +273,21 @@ def test_the_name_of_an_upright_rule_moves_below_what_is_drawn():
     figure = Figure("c", x="x", y="y", y_range=(0, 2)).line([0, 10], [1.9, 1.9], "a").mark(5.0, "half", axis="x")
     height = float(re.search(r'font-size="12"><text x="[\d.]+" y="([\d.]+)"[^>]*>half<', figure.svg()).group(1))
     assert height > 200
+
+
+def test_stacked_bars_stand_on_each_other_and_the_axis_reaches_their_sum():
+    """Heights in the picture: the second bar's foot is the first one's top; side by side both stand on the floor."""
+    names = ["rollout", "update"]
+    shapes = {}
+    for stacked in (True, False):
+        chart = Figure("c", x="", y="GB", stacked=stacked).bars(names, [1.0, 2.0], "a").bars(names, [3.0, 4.0], "b")
+        found = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', chart.svg())
+        shapes[stacked] = [tuple(map(float, one)) for one in found][-4:]
+    (_, first, wide, low), _, (x, second, _, high), (_, tallest, _, _) = shapes[True]
+    assert second + high == pytest.approx(first, abs=0.11)  # one decimal each
+    assert high == pytest.approx(3 * low, abs=0.3)
+    assert tallest > 0  # 6 GB, of bars of at most 4, lie inside the picture
+    assert x == shapes[True][0][0]
+    (_, y, narrow, height), _, (_, other, _, more), _ = shapes[False]
+    assert y + height == pytest.approx(other + more, abs=0.11)
+    assert narrow == pytest.approx(wide / 2, abs=0.11)

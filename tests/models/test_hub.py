@@ -81,6 +81,15 @@ def test_other_errors_are_told_as_they_are_in_one_line():
     assert hub.reason(ValueError("bad\n  config")) == "bad config"
 
 
+def test_a_hub_client_that_tries_again_with_a_closed_connection_could_not_reach_the_hub():
+    """As huggingface_hub 1.5 does without a network; another RuntimeError is what it says."""
+    error = OSError("Can't load the configuration of 'owner/model'")
+    error.__cause__ = RuntimeError("Cannot send a request, as the client has been closed.")
+    assert hub.reason(error) == hub.OFFLINE
+    error.__cause__ = RuntimeError("something else")
+    assert hub.reason(error) == "Can't load the configuration of 'owner/model'"
+
+
 def test_pin_prints_what_a_configuration_wants_by_the_name_that_the_hub_has_now(monkeypatch, capsys):
     class Info:
         id, sha = "owner/thing", COMMIT

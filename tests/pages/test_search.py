@@ -1,5 +1,7 @@
 """Search on the published site, in a browser: Greek letters and names of functions find what explains them."""
 
+import re
+
 import pytest
 
 from scripts.book_search import KNOBS, TERMS, Greek, places
@@ -62,3 +64,12 @@ def test_no_result_quotes_the_contents_of_its_page(results):
         for title, href, text in results(words):
             assert "Contents" not in text, (title, href, text)
             assert len(text.strip()) > len(title) + 20, f"{href} quotes nothing"
+
+
+@pytest.mark.browser
+def test_a_formula_is_quoted_in_letters_and_signs(results):
+    quoted = {href: text for symbol in "ερ" for _, href, text in results(symbol)}
+    assert "clip width: ε, how far" in quoted["book/glossary.html#term-clip-width"]
+    ratio = quoted["book/glossary.html#term-probability-ratio"]
+    assert "ρ_t = π_θ(a_t | s_t)/π_old(a_t | s_t)" in " ".join(ratio.replace("|", " | ").split()), ratio
+    assert not [text for text in quoted.values() if re.search(r"\\(text|hat|var|math)", text)]

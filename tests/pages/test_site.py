@@ -161,6 +161,13 @@ def test_every_page_has_a_title_a_language_and_a_viewport(pages):
         assert any(values.get("name") == "viewport" for _, values in names), path
 
 
+def test_no_two_pages_of_the_book_have_one_title_and_the_start_page_says_what_it_is_about(html):
+    titles = [re.search(r"<title>([^<]+)</title>", (html / f"{name}.html").read_text())[1] for name in toc_files()]
+    assert titles[0] == "Proximal: PPO for language models"
+    assert len(set(titles)) == len(titles)
+    assert all("Proximal" in title for title in titles)
+
+
 def test_the_colab_links_lead_to_the_published_notebooks_or_are_not_there(html, pages):
     for name in [name for name in toc_files() if name.startswith("chapters/")]:
         colab = [link for link in pages[html / f"{name}.html"].links if "colab.research.google.com" in link]

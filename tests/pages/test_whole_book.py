@@ -162,3 +162,5 @@ def test_the_ebook_holds_every_page_with_its_formulas_and_leads_nowhere_wrong(pr
     start = (html / "book" / "index.html").read_text()
     assert 'href="../proximal.pdf"' in start
     assert 'href="../proximal.epub"' in start
+    buttons = BeautifulSoup(start, "html.parser").select_one("p.buttons")
+    assert buttons.find_next_sibling().get_text() == "The whole book as PDF or EPUB"

@@ -10,14 +10,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from parallel.test_processes import BASE, MANY_EOS, PAIRS, PROMPTS, close, launch, length, metrics_of, plain, together
 from parallel.test_processes import place as place  # a fixture
+from ppo_lib import versions
 from ppo_lib.book.jsonl import read_jsonl
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.backbone import Backbone
 from ppo_lib.models.recomputing import blocks_of
 from ppo_lib.models.reward_model import RewardModel
 from ppo_lib.models.world import ALONE, World
+from ppo_lib.parallel import sharding
 from ppo_lib.parallel.processes import Processes, of_an_exchange
-from ppo_lib.parallel.sharding import is_part, own_part, sharding_wanted
+from ppo_lib.parallel.sharding import PEFT, is_part, own_part, sharding_wanted
 from ppo_lib.run.cli import main
 from ppo_lib.run.memory import plan_memory
 from ppo_lib.run.stages import CalibratedRewardTrainer
@@ -29,6 +31,8 @@ from ppo_lib.trainers.grpo import GRPOTrainer
 from ppo_lib.trainers.ppo import PPOTrainer
 from ppo_lib.trainers.sft import SFTTrainer
 
+if versions.older("peft", PEFT):
+    pytest.skip(f"peft is older than {PEFT}: runs that divide a model are refused", allow_module_level=True)
 FSDP = ("--use_fsdp", "--fsdp_version", "2")
 
 
@@ -303,3 +307,16 @@ def test_accelerate_launch_with_fsdp_makes_the_same_run_and_goes_on_after_a_kill
     assert [row["response"] for row in texts[0]] == [row["response"] for row in texts[1]]
     one, other = (ActorCritic.from_pretrained(place / name / "model").state_dict() for name in ("whole", "parts"))
     close_tensors(one, other)
+
+
+def test_a_peft_whose_adapters_have_the_sizes_of_a_part_is_refused(monkeypatch):
+    for name, value in {"USE_FSDP": "true", "FSDP_VERSION": "2"}.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}" if name == "USE_FSDP" else name, value)
+    monkeypatch.setenv("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")  # put back afterward
+    assert sharding_wanted()
+    monkeypatch.setattr(
+        sharding, "older", lambda package, least: "0.20.0" if (package, least) == ("peft", PEFT) else ""
+    )
+    with pytest.raises(ConfigError, match=r"peft is 0\.20\.0.*install 0\.21 or newer, or launch without --use_fsdp"):
+        sharding_wanted()

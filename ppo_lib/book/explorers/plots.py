@@ -13,6 +13,13 @@ from ppo_lib.book.figures import COLORS, DASHES, Figure, dashes
 
 HEIGHT = 290  # of one picture, in pixels
 PATTERNS = ("", "/", "x", "-", ".", "|")
+FILLINGS = {  # of a box of the legend, from 6, 1 to 22, 13: what Plotly fills the bar with
+    "/": "M7 12L13 2M13 12L19 2",
+    "x": "M7 12L13 2M13 12L19 2M9 2L15 12M15 2L21 12",
+    "-": "M7 4L21 4M7 7L21 7M7 10L21 10",
+    ".": "M9 4L11 4M13 4L15 4M17 4L19 4M9 7L11 7M13 7L15 7M17 7L19 7M9 10L11 10M13 10L15 10M17 10L19 10",
+    "|": "M10 2L10 12M14 2L14 12M18 2L18 12",
+}
 RULE = "rgba(128,128,128,0.25)"
 
 
@@ -97,7 +104,7 @@ def layout(panel: Panel, drawn: list[Curve]) -> dict[str, Any]:
 
 def picture(panel: Panel, frame: Frame, index: int) -> str:
     """One picture as SVG: what a reader without scripts sees, and all readers until the script has come."""
-    figure = Figure(panel.caption, panel.x, panel.y, panel.log_x, panel.log_y, panel.y_range)
+    figure = Figure(panel.caption, panel.x, panel.y, panel.log_x, panel.log_y, panel.y_range, stacked=panel.stacked)
     for one in curves_of(frame, index):
         if one.kind != "bars" and isinstance(one.x[0], str):
             figure.categories = figure.categories or [str(x) for x in one.x]
@@ -121,6 +128,6 @@ def swatch(one: Curve, index: int) -> str:
         drawn = point(14, 7, color, SHAPES[index % len(SHAPES)])
     else:
         shape = PATTERNS[index % len(PATTERNS)]
-        inner = bar(6, 1, 16, 13, color) if not shape else f'<path d="M7 12L13 2M13 12L19 2" stroke="{color}"/>'
+        inner = f'<path d="{FILLINGS[shape]}" stroke="{color}"/>' if shape else bar(6, 1, 16, 13, color)
         drawn = inner + f'<path d="M6 1L22 1L22 13L6 13Z" fill="none" stroke="{color}" stroke-width="1.5"/>'
     return f'<svg viewBox="0 0 28 14" width="28" height="14" aria-hidden="true">{drawn}</svg>'

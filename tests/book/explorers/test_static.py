@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from ppo_lib.book import explorers
+from ppo_lib.book.explorers import plots
 from ppo_lib.book.explorers.core import Curve, Frame, Panel, Parameter, curve, short, strip
 from ppo_lib.book.explorers.explorer import Explorer
 from ppo_lib.book.recordings import list_recorded, load_recorded
@@ -274,3 +275,18 @@ def test_a_run_without_a_gold_score_is_scrubbed_with_its_heldout_judge():
     frame = explorers.scrubber("stories, β = 0.1").frame()
     assert [row[0] for row in frame.rows][:2] == ["proxy score of this answer", "held-out judge of this answer"]
     assert {one.name for one in frame.curves} >= {"proxy score", "held-out judge", "KL to the reference"}
+
+
+def test_a_bar_of_the_legend_is_filled_as_in_the_picture():
+    """Without color as well: each pattern that Plotly draws has a sign of its own, and the box of each is the same."""
+    one = curve("a", ["x"], [1.0], kind="bars")
+    drawn = [plots.style(one, i)["marker"].get("pattern", {}).get("shape", "") for i in range(len(plots.PATTERNS))]
+    assert tuple(drawn) == plots.PATTERNS
+    signs = [plots.swatch(one, i).replace(plots.COLORS[i], "") for i in range(len(plots.PATTERNS))]
+    assert len(set(signs)) == len(signs)
+    for shape, sign in zip(drawn[1:], signs[1:], strict=True):
+        lines = re.findall(r"M(\d+) (\d+)L(\d+) (\d+)(?=[M\"])", sign.split("/>")[0])
+        slopes = {(int(x2) - int(x1), int(y2) - int(y1)) for x1, y1, x2, y2 in lines}
+        rising, falling = any(x * y < 0 for x, y in slopes), any(x * y > 0 for x, y in slopes)
+        assert (rising, falling) == {"/": (True, False), "x": (True, True)}.get(shape, (False, False))
+        assert (shape == "|") == all(x == 0 for x, _ in slopes)
