@@ -480,7 +480,7 @@ class DPOConfig:
     epochs: int = option(1, minimum=1, help="passes over the pairs")
     batch: int = option(64, minimum=1, help="pairs per optimizer step")
     microbatch: int = same_option(RewardConfig, "microbatch")
-    beta: float = option(0.1, above=0.0, help="price of a nat, in the unit of the labelers' utility")
+    beta: float = option(0.1, above=0.0, help="strength of the KL rubber band, utility of the labelers per nat")
     learning_rate: float = same_option(RewardConfig, "learning_rate")
     max_grad_norm: float = same_option(RewardConfig, "max_grad_norm")
     lora_rank: int = option(8, minimum=1, help="rank of the actor's adapter")

@@ -148,7 +148,7 @@ class PPOTrainer:
         # 4. Look again. pi_old and V_old are these stored numbers, not copies of the models.
         logprobs, values, entropy, ref_logprobs = self.look_again(batch)
 
-        # 5. Augmented reward: the price of drifting on every token, the score on the last.
+        # 5. Augmented reward: the pull of the rubber band on every token, the score on the last.
         kl = kl_estimate(logprobs, ref_logprobs, config.kl_estimator)
         rewards = augmented_rewards(charged, kl, mask, self.kl.beta if config.kl_in == "reward" else 0.0)
         if config.whiten_rewards:
