@@ -8,7 +8,7 @@ import pytest
 from ppo_lib.errors import BadInput
 from ppo_lib.models.backbone import Backbone
 from scripts import store_card
-from tests.pages.book import ROOT
+from tests.pages.book import ROOT, cells, toc_files
 from tests.tiny import save_tiny
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,6 +48,35 @@ def test_what_is_linked_and_called_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}\b.*:", makefile, re.MULTILINE), target
+
+
+def test_a_command_on_a_page_can_be_copied_whole_after_make_book():
+    """From the clone: programs are those of ``.venv``, recipes are there, no file is asked for that nobody has."""
+    lines = [line for text in texts_of_pages() for line in commands(text)]
+    assert len(lines) > 10
+    assert [line for line in lines if re.match(r"(python|accelerate|ppo-lib)\b", line)] == []
+    for recipe in {name for line in lines for name in re.findall(r"--recipe (\w+)", line)}:
+        assert (ROOT / "ppo_lib" / "recipes" / f"{recipe}.yaml").is_file()
+    assert [line for line in lines if "--config" in line and "mine.yaml" not in line] == []
+
+
+def texts_of_pages() -> list[str]:
+    """README and every page's text; one page works in a folder of the reader's own, and says how."""
+    texts = [README]
+    for name in toc_files():
+        page = ROOT / f"{name}.md"
+        if page.is_file():
+            texts.append(page.read_text(encoding="utf-8"))
+        elif name != "book/your_own_model":
+            texts += [cell.source for cell in cells(ROOT / f"{name}.ipynb", "markdown")]
+    return texts
+
+
+def commands(text: str) -> list[str]:
+    """The lines of a text's plain blocks that call something."""
+    blocks = [block for kind, block in re.findall(r"^```(.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if not kind]
+    called = r"(\.venv/bin/)?(python|accelerate|ppo-lib|make)\b"
+    return [line for block in blocks for line in block.splitlines() if re.match(called, line)]
 
 
 def test_the_comparison_has_a_date_and_names_the_versions_that_the_tests_compare_with():
