@@ -6,7 +6,7 @@
   const roles = [["table", "table"], ["tbody", "rowgroup"], ["tr", "row"], ["td", "cell"]];
 
   const columns = (table) => [...table.querySelectorAll("thead tr:last-child th")];
-  const labelled = ({ innerHTML }) => Object.assign(document.createElement("span"), { className: "column", innerHTML });
+  const namedBy = ({ innerHTML }) => Object.assign(document.createElement("span"), { className: "column", innerHTML });
   const prose = (table) => [...table.querySelectorAll("td")].some((cell) => cell.textContent.length > SENTENCE);
 
   // The names are written into the cells once, before formulas are set, and shown only in a list.
@@ -15,7 +15,7 @@
       [...row.cells].forEach((cell, i) => {
         const head = columns(table)[i];
         if (i && /^[\s–]*$/.test(cell.textContent)) cell.classList.add("nothing");
-        else if (i && head?.textContent.trim()) cell.prepend(labelled(head));
+        else if (i && head?.textContent.trim()) cell.prepend(namedBy(head));
       });
   };
   const fit = (table) => {
