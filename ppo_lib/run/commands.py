@@ -204,9 +204,10 @@ def build_planned(stage: str, config: Any, run: RunFolder, sft: Path | None, rew
     plan = memory_plan(stage, config, sft, reward, run.world)  # before any weights are read
     device = run.world.device or pick_device(config.device)
     plan.check(free_memory(device), stage)
+    held = held_memory(device)
     trainer = build(stage, config, sft, reward, run.world)
     run.world.say(f"{stage}: {describe_batches(config, trainer.iterations, run.world)}")
-    run.world.say(plan.table(held_memory(device)))
+    run.world.say(plan.table(held))
     return trainer
 
 
