@@ -35,6 +35,20 @@ def test_what_is_measured_on_a_gpu_runs_through_on_a_cpu(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_learning_curve_is_kept_and_not_made_again(tmp_path):
+    file = tmp_path / "curves.json"
+    few = ["--sides", "full", "lora", "--seeds", "1", "--iterations", "2", "--file", str(file)]
+    assert "lora/0 is done" in run("learning_curve", *few)
+    kept = file.read_bytes()
+    rows = json.loads(kept)["runs"]["full/0"]["rows"]
+    assert [row["episodes"] for row in rows] == [64, 128]
+    assert 0 < rows[0]["cpu_seconds"] < rows[1]["cpu_seconds"]
+    assert abs(rows[0]["kl"]) < 1e-3  # sampled before anything was learned
+    assert "is done" not in run("learning_curve", *few)
+    assert file.read_bytes() == kept
+
+
+@pytest.mark.slow
 def test_how_cost_grows_is_measured(tmp_path):
     assert "generation" in run("bench_growth", "--tiny", "--out", str(tmp_path))
 
