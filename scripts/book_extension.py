@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts.book_access import mend_pages
 from scripts.book_address import (
     BRANCH,
     ROOT,
@@ -120,6 +121,7 @@ def finish(app: Any, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
         build_wheel(Path(app.outdir) / WHEELS)
         make_smaller(Path(app.outdir))
+        mend_pages(Path(app.outdir))
         write_tips(Path(app.outdir))
         (Path(app.outdir) / ".nojekyll").touch()
 

@@ -208,3 +208,18 @@ def test_a_page_hardly_moves_while_it_loads(browser, name, width):
     with Visit(*browser, width=width) as visit:
         visit.open(name)
         assert visit.page.evaluate(SHIFT) < 0.05
+
+
+VIEWS = ((1280, "light"), (390, "dark"))
+
+
+@pytest.mark.parametrize(("index", "name"), enumerate(toc_files()))
+def test_axe_finds_nothing_on_a_whole_page(browser, index, name):
+    """The theme's part included. Every second page as on a phone in the dark: all pages are made of the same parts."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    width, scheme = VIEWS[index % 2]
+    with Visit(*browser, width=width, scheme=scheme) as visit:
+        visit.open(name)
+        found = settled(visit.page, "() => document.querySelectorAll('section.explorer:not(.alive)').length")
+        result = axe.run(visit.page, options={"preload": False})
+        assert result.violations_count == 0, (found, result.generate_report())
