@@ -16,6 +16,8 @@ TABLE = '<div class="table-scroll" style'
 SIDEBAR = '<div id="pst-primary-sidebar" class'
 # A deprecated role, and a list that holds other things than items.
 ROLES = re.compile(r' role="doc-biblioentry"|(?<=<div) role="list"(?= class="citation-list")')
+# A title that begins with the book's name need not end with it.
+TITLE = re.compile(r"<title>(?P<name>\w+)(?P<rest>[^<]*?) &#8212; (?P=name)</title>")
 
 
 def mended(page: str) -> str:
@@ -28,6 +30,7 @@ def mended(page: str) -> str:
     page = LINES.sub(lambda found: f"<div>{of_a_signature(found['lines'])}</div>", page)
     page = page.replace(TABLE, TABLE.replace(" style", ' tabindex="0" style'))
     page = page.replace(SIDEBAR, SIDEBAR.replace(" class", ' role="navigation" aria-label="Book" class'))
+    page = TITLE.sub(r"<title>\g<name>\g<rest></title>", page)
     return ROLES.sub("", page)
 
 

@@ -111,9 +111,9 @@ def break_names(app: Any, pagename: str, templatename: str, context: dict[str, A
 
 
 def name_start_page(app: Any, pagename: str, templatename: str, context: dict[str, Any], document: Any) -> None:
-    """Sphinx's event for each page: the start page is called as the book, and would be "Proximal — Proximal"."""
+    """Sphinx's event for each page: the start page is called for what the book is about."""
     if pagename == app.config.root_doc:
-        context["title"], context["docstitle"] = f"{context['docstitle']}: PPO for language models", ""
+        context["title"] = f"{context['docstitle']}: PPO for language models"
 
 
 def finish(app: Any, error: Exception | None) -> None:

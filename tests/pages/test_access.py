@@ -16,6 +16,7 @@ LIST = "<dt>f(<dl>\n<dd>x,</dd>\n<dd>y,</dd>\n</dl>\n)</dt>"
         (f"{SIDEBAR}=", '<div id="pst-primary-sidebar" role="navigation" aria-label="Book" class='),
         ('<div class="citation" id="a" role="doc-biblioentry">', '<div class="citation" id="a">'),
         ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+        ("<title>Proximal: PPO &#8212; Proximal</title>", "<title>Proximal: PPO</title>"),
         (LIST, '<dt>f(<div><div class="sig-line">x,</div>\n<div class="sig-line">y,</div>\n</div>\n)</dt>'),
     ],
 )
@@ -28,6 +29,7 @@ def test_a_fault_is_mended_once(page, better):
     "page",
     [
         "<th>t</th>",
+        "<title>8. Clipping &#8212; Proximal</title>",
         "<th><p>policy</p></th>",
         '<div role="list" class="others">',
         '<dl class="simple glossary"><dt>a</dt><dd>b</dd></dl>',
