@@ -746,7 +746,7 @@ MUTATIONS: Table = {
         Mutation("plan: no calibration", "plan_training", "min(CALIBRATION_ANSWERS, _) * reward", "0"),
     ],
     ("test_memory", "print_their"): [
-        Mutation("plan: never printed", "build_planned", "_.say(plan.table())", "pass"),
+        Mutation("plan: never printed", "build_planned", "_.say(plan.table(...))", "pass"),
         Mutation("plan: PPO's remedy for all", "build_planned", "plan.check(_, stage)", "plan.check(_)"),
     ],
     ("test_processes", "exchange or three or reward_model or sft or same_bits"): [

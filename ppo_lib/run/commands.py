@@ -26,7 +26,7 @@ from ppo_lib.run.fitting import Interrupted, deferred_signals, fit
 from ppo_lib.run.folders import RunFolder
 from ppo_lib.run.health import diagnose
 from ppo_lib.run.judge_names import check_judge
-from ppo_lib.run.machines import free_memory, pick_device
+from ppo_lib.run.machines import free_memory, held_memory, pick_device
 from ppo_lib.run.memory import memory_plan
 from ppo_lib.run.ranking import RankConfig, load_labeler, load_ranker
 from ppo_lib.run.report import write_report
@@ -202,10 +202,12 @@ def build_ranker(config: Any, run: RunFolder, sft: Path | None) -> Any:
 def build_planned(stage: str, config: Any, run: RunFolder, sft: Path | None, reward: Path | None) -> Any:
     """The trainer of a stage, after its memory was planned and its batches were told."""
     plan = memory_plan(stage, config, sft, reward, run.world)  # before any weights are read
-    plan.check(free_memory(run.world.device or pick_device(config.device)), stage)
+    device = run.world.device or pick_device(config.device)
+    plan.check(free_memory(device), stage)
+    held = held_memory(device)
     trainer = build(stage, config, sft, reward, run.world)
     run.world.say(f"{stage}: {describe_batches(config, trainer.iterations, run.world)}")
-    run.world.say(plan.table())
+    run.world.say(plan.table(held))
     return trainer
 
 

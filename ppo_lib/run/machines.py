@@ -1,6 +1,8 @@
 """What the machine at hand is and can run: its device, its precision, its free memory, a recipe that fits it."""
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +62,20 @@ def pick_dtype(config: Any) -> str:
         return "bfloat16"
     whole = getattr(config, "finetune", "lora") == "full" or getattr(config, "lora_rank", 1) == 0
     return "float32" if whole else "float16"
+
+
+def held_memory(device: str) -> int | None:
+    """Bytes that a run's peak on this device counts already: on a CPU, Python and all that this process has loaded.
+
+    ``None`` where that is not known, and on a GPU, whose peak counts its own tensors alone.
+    """
+    if torch.device(device).type == "cuda":
+        return None
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def free_memory(device: str) -> int | None:

@@ -125,12 +125,18 @@ class MemoryPlan:
         """The most that is held at once."""
         return self.weights + self.adapters + self.optimizer + max(self.rollout, self.update)
 
-    def table(self) -> str:
-        """The plan as lines of text."""
+    def table(self, held: int | None = None) -> str:
+        """The plan as lines of text.
+
+        Args:
+            held: bytes that the process holds already, where they come on top in what is measured: on a CPU.
+        """
         rows = {field.name: getattr(self, field.name) for field in fields(self)}
         lines = [f"  {name:12}{megabytes(value):>12}" for name, value in rows.items() if value]
         larger = "rollout" if self.rollout > self.update else "update"
-        return "\n".join(["memory plan:", *lines, f"  {'at most':12}{megabytes(self.total):>12}, in the {larger}"])
+        most = f"  {'at most':12}{megabytes(self.total):>12}, in the {larger}"
+        besides = f", besides the {megabytes(held)} that this process holds already" if held else ""
+        return "\n".join(["memory plan:", *lines, most + besides])
 
     def check(self, free: int | None, stage: str = "ppo") -> None:
         """Refuse a run that cannot fit.

@@ -86,6 +86,39 @@ def test_a_page_fits_a_phone(browser, name):
         assert visit.complaints == []
 
 
+TABLES = """
+() => [...document.querySelectorAll('.bd-article table:not(.dataframe)')].filter(table => !table.closest('.explorer'))
+  .map(table => {
+    const cells = [...table.querySelectorAll('td')], seen = each => each.checkVisibility();
+    return {
+      list: table.matches('.stacked'),
+      wide: table.scrollWidth > table.clientWidth + 2,
+      longest: Math.max(0, ...cells.map(cell => cell.textContent.length)),
+      columns: [...table.querySelectorAll('.column')].filter(seen).length,
+      empty: cells.filter(seen).filter(cell => cell.textContent.trim() === '–').length,
+      role: table.getAttribute('role'),
+    };
+  })
+"""
+
+
+@pytest.mark.parametrize("name", ["book/hyperparameters", "book/architectures", "chapters/02_reward_model"])
+def test_a_wide_table_of_sentences_is_a_list_on_a_phone_and_a_table_elsewhere(browser, name):
+    with Visit(*browser, width=390) as visit:
+        visit.open(name)
+        lists = [table for table in visit.page.evaluate(TABLES) if table["list"]]
+        assert lists
+        for table in visit.page.evaluate(TABLES):
+            assert not (table["wide"] and table["longest"] > 60), table
+            assert bool(table["columns"]) == table["list"] == (table["role"] == "table")
+            assert not (table["list"] and table["empty"])
+        visit.page.set_viewport_size({"width": 1280, "height": 900})
+        for table in visit.page.evaluate(TABLES):
+            assert not table["list"]
+            assert table["columns"] == 0
+            assert table["role"] is None
+
+
 WORDS = """
 () => {
   document.querySelectorAll('details').forEach(one => { one.open = true; });

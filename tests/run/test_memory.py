@@ -19,7 +19,7 @@ from ppo_lib.models.tokens import pad_pairs
 from ppo_lib.run import stages
 from ppo_lib.run.cli import main
 from ppo_lib.run.judge_names import load_judge
-from ppo_lib.run.machines import free_memory
+from ppo_lib.run.machines import free_memory, held_memory
 from ppo_lib.run.memory import REMEDIES, MemoryPlan, memory_plan, plan_memory, plan_training
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig
 from ppo_lib.trainers.ppo import PPOTrainer
@@ -188,10 +188,19 @@ def test_the_command_line_prints_the_plan_and_refuses_before_any_weight_is_read(
     run = ["train", "ppo", "--recipe", "pocket", "--out", str(tmp_path / "run"), "--quiet", "--set", "iterations=1"]
     small = ["--set", "rollout_batch=4", "--set", "minibatch=4", "--set", "microbatch=4", "--set", "max_new_tokens=4"]
     small += ["--set", "merge_adapter=true"]
+    load, held = stages.Backbone.from_pretrained, {"now": 123 * 10**6}  # what counts is held before the weights come
+
+    def loading(*args, **options):
+        held["now"] *= 2
+        return load(*args, **options)
+
+    monkeypatch.setattr(stages.Backbone, "from_pretrained", loading)
+    monkeypatch.setattr("ppo_lib.run.commands.held_memory", lambda device: held["now"])
     assert main([*run, *small]) == 0
     printed = capsys.readouterr().out
     assert "memory plan:" in printed
     assert all(f"  {name} " in printed for name in (*vars(MemoryPlan(*[0] * 9)), "at most"))
+    assert "besides the 123 MB that this process holds already" in printed
     monkeypatch.setattr("ppo_lib.run.commands.free_memory", lambda device: 10**6)
     monkeypatch.setattr(stages.Backbone, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
     run[run.index("--out") + 1] = str(tmp_path / "other")
@@ -315,6 +324,21 @@ def test_sft_and_reward_training_print_their_plan_and_are_refused_early(
     assert main([*run, "--out", str(tmp_path / "other")]) == 2
     assert remedy in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_what_the_process_holds_already_is_said_where_it_counts():
+    plan = MemoryPlan(*[10**9] * 8)
+    assert plan.table().splitlines()[-1].endswith("6.0 GB, in the update")
+    assert (
+        plan.table(450 * 10**6)
+        .splitlines()[-1]
+        .endswith("in the update, besides the 450 MB that this process holds already")
+    )
+    assert held_memory("cuda") is None
+    before = held_memory("cpu")
+    if before is not None:
+        block = torch.ones(25_000_000)
+        assert 0.5 * block.nbytes < held_memory("cpu") - before < 2 * block.nbytes
 
 
 def test_free_memory_of_this_machine_is_a_number_of_bytes():
