@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts.book_access import mend_pages
 from scripts.book_address import (
     BRANCH,
     ROOT,
@@ -110,9 +111,9 @@ def break_names(app: Any, pagename: str, templatename: str, context: dict[str, A
 
 
 def name_start_page(app: Any, pagename: str, templatename: str, context: dict[str, Any], document: Any) -> None:
-    """Sphinx's event for each page: the start page is called as the book, and would be "Proximal — Proximal"."""
+    """Sphinx's event for each page: the start page is called for what the book is about."""
     if pagename == app.config.root_doc:
-        context["title"], context["docstitle"] = f"{context['docstitle']}: PPO for language models", ""
+        context["title"] = f"{context['docstitle']}: PPO for language models"
 
 
 def finish(app: Any, error: Exception | None) -> None:
@@ -120,6 +121,7 @@ def finish(app: Any, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
         build_wheel(Path(app.outdir) / WHEELS)
         make_smaller(Path(app.outdir))
+        mend_pages(Path(app.outdir))
         write_tips(Path(app.outdir))
         (Path(app.outdir) / ".nojekyll").touch()
 

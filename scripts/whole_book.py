@@ -86,7 +86,6 @@ def one_page(html: Path, page: str, pages: set[str]) -> Tag:
     article = soup.select_one("article.bd-article")
     assert article, f"{page}.html has no article"
     unfold(soup, article)
-    mend_lists(article)
     for tag in article.find_all(True):
         rename(tag, page, pages, html)
     article["id"], article["class"] = place(page), ["page"]
@@ -184,11 +183,3 @@ def drop_dead_links(articles: dict[str, Tag]) -> None:
                 title = Tag(name="title")
                 title.string = ": ".join(text.get_text() for text in link.find_all("text"))
                 link.insert(0, title)
-
-
-def mend_lists(article: Tag) -> None:
-    """Sphinx puts the lines of a long signature into a list of definitions without terms, which XHTML has not."""
-    for lines in article.select("dl:not(:has(> dt))"):
-        for line in lines.find_all("dd", recursive=False):
-            line.name, line["class"] = "div", "sig-line"
-        lines.name = "div"

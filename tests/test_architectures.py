@@ -15,7 +15,7 @@ HANDFUL = {
     "opt": "fixed",  # learned positions
     "falcon": "fixed",  # adds to the output of a layer in place
     "phimoe": "fixed",  # a router that is a linear layer by its class
-    "mamba": "keeps no keys and values",
+    "mamba": "(mamba, float32)",  # recurrent; which of the two refusals it meets depends on the version of transformers
     "cohere": "changes its logits after the output head",
     "bert": "(bert, float32)",
 }

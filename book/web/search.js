@@ -7,7 +7,7 @@ const SIGNS = {
   log: "log", exp: "exp", min: "min", max: "max", sqrt: "√", in: "∈", ldots: "…", dots: "…", infty: "∞", approx: "≈",
 };
 const inOneLine = (tex) => tex.replace(/\}\{/g, "/").replace(/\\(?:var)?([a-zA-Z]+)/g, (_, name) => SIGNS[name] ?? "")
-  .replace(/\\\|/g, "‖").replace(/\\[^a-zA-Z]/g, " ").replace(/[{}]/g, "");
+  .replace(/\\\|/g, "‖").replace(/\\[^a-zA-Z]/g, " ").replace(/[{}]/g, "").trim();
 
 addEventListener("DOMContentLoaded", () => {
   Search.htmlToText = (html, anchor) => {

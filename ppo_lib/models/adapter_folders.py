@@ -34,6 +34,14 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "target_parameters": ([], None),
     "trainable_token_indices": ([], {}, None),
     "lora_bias": (False, None),
+    # The others (pissa, olora, corda, loftq, lora_ga) take away from the base's weights what the adapter begins with.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None),
+    "alora_invocation_tokens": (None,),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
 }
 
 

@@ -119,6 +119,7 @@ class Backbone(nn.Module):
         copy = Backbone(causal_lm, self.tokenizer, self.name, self.chat_template, self.world)
         copy.gradient_checkpointing = self.gradient_checkpointing
         copy.share_prefix = self.share_prefix
+        copy.fused_lora = self.fused_lora
         copy.merge_adapter = self.merge_adapter
         copy.fuse_blocks(self.fused_blocks)
         return copy

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def run_train(options: argparse.Namespace) -> None:
     world = Processes.launched(config.device)
     config = settled(config, world)
     run_stage(stage, config, RunFolder(options.out, options.resume, world), options)
-    world.say(f"Curves and samples: python -m ppo_lib report {options.out}")
+    world.say(f"Curves and samples: python -m ppo_lib report {shlex.quote(str(options.out))}")
 
 
 def settled(config: Any, world: World) -> Any:

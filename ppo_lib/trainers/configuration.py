@@ -177,7 +177,7 @@ def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "c
         if key in reasons:
             raise ConfigError(f"{where}: {key} (value {value!r}) is refused: {reasons[key]}")
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r} (value {value!r}); {suggestion(str(key), fields)}")
+            raise ConfigError(f"{where}: unknown key {key!r} (value {value!r}); {suggestion(str(key), fields, value)}")
         values[key] = convert(value, fields[key], hints[key], where)
     try:
         return cls(**values)
@@ -187,8 +187,13 @@ def read_config(cls: type[T], mapping: Mapping[str, Any] | None, where: str = "c
         raise ConfigError(f"{where}: {error}") from error
 
 
-def suggestion(key: str, known: Iterable[str]) -> str:
-    """``did you mean 'beta'?`` when a known key is close, else the list of known keys."""
+def suggestion(key: str, known: Iterable[str], value: object = None) -> str:
+    """``did you mean 'beta'?`` when a known key is close, else the list of known keys.
+
+    Under the name of a stage, ``ppo.beta``, a key is known where there are several; here it comes as a mapping.
+    """
+    if isinstance(value, Mapping) and len(value) == 1:
+        return f"if the key {next(iter(value))!r} is meant, give it without {key + '.'!r}"
     close = difflib.get_close_matches(key, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else "known keys: " + ", ".join(known)
 

@@ -169,3 +169,25 @@ def test_a_value_head_of_another_model_is_refused_and_leaves_the_backbone_as_it_
     with pytest.raises(BadInput, match=r"value_head.safetensors': weight has the shape \(1, 7\)"):
         ActorCritic.from_pretrained(policy_folder, backbone)
     assert backbone.adapters == []
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_an_adapter_that_took_its_beginning_from_the_base_is_merged_or_refused(tiny_folder, tmp_path, start):
+    folder = plain_peft(tiny_folder(), tmp_path / "peft", init_lora_weights=start)
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder()), str(folder)).eval()
+    merged = Backbone.from_pretrained(folder).causal_lm
+    torch.testing.assert_close(logits_of(merged), logits_of(plain), atol=1e-4, rtol=1e-3)
+    with pytest.raises(BadInput, match=f"init_lora_weights is '{start}', but only plain LoRA"):
+        read_settings(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("alora_invocation_tokens", [5, 6]), ("use_qalora", True), ("kasa_config", {}), ("init_lora_weights", "corda")],
+)
+def test_other_kinds_of_lora_are_no_plain_ones(tiny_folder, tmp_path, key, value):
+    folder = plain_peft(tiny_folder(), tmp_path / "peft", init_lora_weights="gaussian")
+    assert read_settings(folder).rank == 4
+    change(folder, **{key: value})
+    with pytest.raises(BadInput, match=f"{key} is .*, but only plain LoRA"):
+        read_settings(folder)

@@ -163,6 +163,7 @@ def test_who_merges(build_tiny):
     assert backbone.copy().merge_adapter
     backbone.fused_lora = False
     assert not backbone.merges
+    assert not backbone.copy().fused_lora
     backbone.fused_lora = True
     backbone.world = SimpleNamespace(sharded=True)
     assert not backbone.merges

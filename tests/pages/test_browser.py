@@ -241,3 +241,24 @@ def test_a_page_hardly_moves_while_it_loads(browser, name, width):
     with Visit(*browser, width=width) as visit:
         visit.open(name)
         assert visit.page.evaluate(SHIFT) < 0.05
+
+
+# Pages with every part that the theme and this book have; each takes seconds.
+WHOLE = [
+    ("book/index", 1280, "light"),
+    ("chapters/05_why_naive_rl_fails", 390, "dark"),
+    ("chapters/06_kl_rubber_band", 1280, "dark"),
+    ("book/hyperparameters", 390, "light"),
+    ("book/references", 390, "dark"),
+    ("book/library/formulas", 1280, "light"),
+]
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), WHOLE)
+def test_axe_finds_nothing_on_a_whole_page(browser, name, width, scheme):
+    """The theme's part included."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with Visit(*browser, width=width, scheme=scheme) as visit:
+        visit.open(name)
+        result = axe.run(visit.page, options={"preload": False})
+        assert result.violations_count == 0, result.generate_report()

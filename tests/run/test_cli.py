@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -124,6 +125,13 @@ def test_train_says_its_steps_and_leaves_a_whole_run_folder(world, tmp_path, cap
     assert {"config.yaml", "metrics.jsonl", "manifest.json", "checkpoints", "model"} <= {p.name for p in out.iterdir()}
 
 
+def test_the_command_that_a_run_names_can_be_pasted_whatever_its_folder_is_called(world, tmp_path, capsys):
+    out = tmp_path / "first läufe & more"
+    assert train(world, "sft", out) == 0
+    words = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
+    assert words[-5:] == ["python", "-m", "ppo_lib", "report", str(out)]
+
+
 @pytest.mark.parametrize("stage", ["grpo", "dpo"])
 def test_what_grpo_and_dpo_train_answers_and_has_a_report(world, tmp_path, capsys, stage):
     out = tmp_path / "run"
@@ -180,6 +188,7 @@ def test_grpo_and_dpo_that_were_stopped_go_on_to_the_same_bytes(world, tmp_path,
     ("stage", "setting", "words"),
     [
         ("grpo", "betaa=0.1", "unknown key 'betaa' (value 0.1); did you mean 'beta'?"),
+        ("grpo", "grpo.beta=0.1", "if the key 'beta' is meant, give it without 'grpo.'"),
         ("grpo", "group_size=3", "group_size is 3, but must divide rollout_batch, which is 4"),
         ("grpo", "value_coef=1", "value_coef (value 1) is refused: GRPO has no critic; leave it out"),
         ("grpo", "chat_template=true", "chat_template (value True) is refused: there is no such key here yet"),
