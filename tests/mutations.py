@@ -118,7 +118,7 @@ MUTATIONS: Table = {
         Mutation("norms: for good", "quicken_norms", "RMSNorm if wanted else own", "RMSNorm"),
     ],
     ("test_rotation", ""): [
-        Mutation("rotation: by its name alone", "quick_attention", "_1 and _2 and agrees(...)", "_1 and _2"),
+        Mutation("rotation: by its name alone", "rebound", "_ and agrees(...)", "_"),
         Mutation("rotation: for good", "quicken_rotation", "quick if wanted else own", "quick"),
         Mutation(
             "rotation: the gradient turned on",

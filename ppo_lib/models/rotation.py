@@ -11,7 +11,7 @@ model as transformers made it.
 """
 
 from collections.abc import Callable
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -81,16 +81,31 @@ _quick: dict[type, type | None] = {}
 def quick_attention(own: type[nn.Module]) -> type[nn.Module] | None:
     """The class of an attention with :func:`rotate` for its own function, or ``None`` where that would not be it."""
     if own not in _quick:
-        forward: Any = own.__dict__.get("forward")
-        plain = isinstance(forward, FunctionType) and not hasattr(forward, "__wrapped__")
-        if plain and NAME in forward.__code__.co_names and agrees(forward.__globals__.get(NAME)):
-            names = forward.__globals__ | {NAME: rotate}
-            same = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-            same.__kwdefaults__ = forward.__kwdefaults__
-            _quick[own] = type(own.__name__, (own,), {"forward": same, "turns_as": own, "__doc__": own.__doc__})
-        else:
-            _quick[own] = None
+        same = rebound(own.__dict__.get("forward"))
+        _quick[own] = same and type(own.__name__, (own,), {"forward": same, "turns_as": own, "__doc__": own.__doc__})
     return _quick[own]
+
+
+def rebound(function: Any) -> FunctionType | None:
+    """A copy of a function in which ``NAME`` means :func:`rotate`, or ``None`` where it is not found or means another.
+
+    A function in a wrapper, such as one that takes an argument by its old name as well, is copied with the wrapper.
+    """
+    if not isinstance(function, FunctionType):
+        return None
+    names, cells = function.__globals__, function.__closure__ or ()
+    if (inner := getattr(function, "__wrapped__", None)) is not None:
+        places = [place for place, cell in enumerate(cells) if cell.cell_contents is inner]
+        if len(places) != 1 or (copy := rebound(inner)) is None:
+            return None
+        cells = (*cells[: places[0]], CellType(copy), *cells[places[0] + 1 :])
+    elif NAME in function.__code__.co_names and agrees(names.get(NAME)):
+        names = names | {NAME: rotate}
+    else:
+        return None
+    same = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells)
+    same.__kwdefaults__ = function.__kwdefaults__
+    return same
 
 
 def agrees(function: Rotate | None) -> bool:

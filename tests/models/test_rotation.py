@@ -1,6 +1,7 @@
 """Queries and keys turned together give a model's own numbers and gradients; other rotations are left alone."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_only_the_model_that_was_asked_for_turns_in_this_way(build_tiny):
     quicken_rotation(one.causal_lm)
     assert len(turning(one)) == 2
     assert not turning(other)
-    assert modeling_llama.LlamaAttention.forward.__globals__["apply_rotary_pos_emb"].__module__ != rotation.__name__
+    assert modeling_llama.apply_rotary_pos_emb.__module__ != rotation.__name__
 
 
 def test_blocks_are_fused_at_once_and_in_a_copy_as_in_its_model(build_tiny):
@@ -112,16 +113,53 @@ def test_a_model_that_turns_in_another_way_is_left_alone(monkeypatch, build_tiny
     assert quicken_rotation(model) == 0 == len(turning(model))
 
 
-def test_an_attention_whose_forward_is_wrapped_is_left_alone(monkeypatch, build_tiny):
-    own = modeling_llama.LlamaAttention.forward
+def wrapped(function, holds_it=True):
+    """What a decorator makes of a function; one that does not hold it itself cannot be copied."""
+    holder = [function]
 
-    def wrapped(*args, **kwargs):
-        return own(*args, **kwargs)
+    @functools.wraps(function)
+    def inner(*args, **kwargs):
+        return function(*args, **kwargs) if holds_it else holder[0](*args, **kwargs)
 
-    wrapped.__wrapped__ = own
-    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", wrapped)
+    @functools.wraps(function)
+    def outer(*args, **kwargs):
+        return holder[0](*args, **kwargs)
+
+    return inner if holds_it else outer
+
+
+@pytest.mark.parametrize(("times", "holds_it", "count"), [(1, True, 2), (2, True, 2), (1, False, 0)])
+def test_an_attention_whose_forward_is_wrapped_turns_so_where_the_wrapper_can_be_copied(
+    monkeypatch, build_tiny, times, holds_it, count
+):
+    forward = modeling_llama.LlamaAttention.forward
+    for _ in range(times):
+        forward = wrapped(forward, holds_it)
+    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", forward)
     monkeypatch.setattr(rotation, "_quick", {})
-    assert quicken_rotation(build_tiny().causal_lm) == 0
+    backbone, turned = build_tiny(), []
+    monkeypatch.setattr(rotation, "Turned", watched(turned))
+    batch = pad_pairs([[5, 6, 7]], [[9, 10]], PAD)
+    with torch.no_grad():
+        before = backbone.hidden_states(batch)
+        assert quicken_rotation(backbone.causal_lm) == count == len(turning(backbone))
+        turned.clear()  # it was tried on a few numbers
+        torch.testing.assert_close(backbone.hidden_states(batch), before, atol=1e-5, rtol=1e-5)
+    assert len(turned) == count
+
+
+def watched(seen):
+    """The library's function, which notes each time that it is applied."""
+
+    own = rotation.Turned.forward
+
+    class Watched(rotation.Turned):
+        @staticmethod
+        def forward(ctx, x, cos, sin):
+            seen.append(x.shape)
+            return own(ctx, x, cos, sin)
+
+    return Watched
 
 
 def test_half_precision_is_rounded_less_often():
