@@ -22,9 +22,14 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
+def jobs(path):
+    """Every job of a workflow."""
+    return yaml.safe_load(path.read_text())["jobs"].values()
+
+
 def steps(path):
     """Every step of a workflow."""
-    return [step for job in yaml.safe_load(path.read_text())["jobs"].values() for step in job["steps"]]
+    return [step for job in jobs(path) for step in job["steps"]]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -49,6 +54,23 @@ def test_each_step_of_a_workflow_runs_on_any_machine_by_make(path):
         values = re.findall(rf"{target[2]}: (?:\[(.+?)\]|([\w-]+))", text) if target[2] else [("", "")]
         names = {target[1] + name.strip() for many, one in values for name in (many or one).split(",")}
         assert names <= known, names - known
+
+
+def test_what_the_help_says_ci_runs_besides_is_run_by_a_workflow():
+    (targets,) = re.findall(r'@echo "make ([\w| -]+?) +what CI runs besides', MAKEFILE)
+    ran = set()
+    for job in (job for path in WORKFLOWS for job in jobs(path)):
+        matrix = job.get("strategy", {}).get("matrix", {})
+        rows = matrix.get("include", []) + [
+            {key: v} for key, values in matrix.items() for v in values if key != "include"
+        ]
+        for command in [step["run"] for step in job["steps"] if "run" in step]:
+            for row in rows or [{}]:
+                filled = re.sub(
+                    r"\$\{\{ matrix\.(\w+) \}\}", lambda found, row=row: str(row.get(found[1], "")), command
+                )
+                ran.add(filled.removeprefix("make ").split(" ")[0])
+    assert set(targets.split(" | ")) <= ran
 
 
 def test_requirements_have_the_lower_bounds_that_are_tested():
