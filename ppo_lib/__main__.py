@@ -5,4 +5,8 @@ import sys
 from ppo_lib.run.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while torch and transformers are imported; later main says what was stopped
+        print("ppo_lib: stopped before anything began", file=sys.stderr)
+        sys.exit(130)

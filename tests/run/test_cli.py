@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import runpy
 import shlex
 import shutil
 import signal
@@ -123,6 +124,16 @@ def test_train_says_its_steps_and_leaves_a_whole_run_folder(world, tmp_path, cap
     assert "microbatch 2" in said
     assert [row["iteration"] for row in metrics_of(out)] == list(range(1, iterations + 1))
     assert {"config.yaml", "metrics.jsonl", "manifest.json", "checkpoints", "model"} <= {p.name for p in out.iterdir()}
+
+
+def test_an_interrupt_while_packages_are_imported_is_one_sentence(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("ppo_lib", run_name="__main__")
+    assert (end.value.code, capsys.readouterr().err) == (130, "ppo_lib: stopped before anything began\n")
 
 
 def test_the_command_that_a_run_names_can_be_pasted_whatever_its_folder_is_called(world, tmp_path, capsys):
