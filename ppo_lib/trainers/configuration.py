@@ -8,6 +8,7 @@ sentence that names the key, the value and the range. ``book/hyperparameters`` t
 
 import dataclasses
 import difflib
+import functools
 import math
 import reprlib
 import types
@@ -253,8 +254,17 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {setting!r}: {section!r} is not a section")
-        target[key] = value_of(text, setting)
+        value = value_of(text, setting)
+        is_text = key in text_keys() and isinstance(value, (bool, int, float))  # yes and 12 are texts there
+        target[key] = text if is_text else value
     return result
+
+
+@functools.cache
+def text_keys() -> set[str]:
+    """The keys that hold a text in every stage that has them."""
+    hints = [typing.get_type_hints(stage) for stage in (SFTConfig, RewardConfig, PPOConfig, GRPOConfig, DPOConfig)]
+    return {key for stage in hints for key, kind in stage.items() if all(each.get(key, kind) is str for each in hints)}
 
 
 def value_of(text: str, setting: str) -> Any:

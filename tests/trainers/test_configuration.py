@@ -251,7 +251,21 @@ def test_overrides_reach_into_sections_and_leave_the_original_alone():
 
 @pytest.mark.parametrize(
     "text",
-    [" Think step by step.", " Answer:", "a: b: c", "key: value", "*star", "%d", "017", "1:30", "# no comment", "-"],
+    [
+        " Think step by step.",
+        " Answer:",
+        "a: b: c",
+        "key: value",
+        "*star",
+        "%d",
+        "017",
+        "1:30",
+        "# no comment",
+        "-",
+        "12",
+        "yes",
+        " 0.5",
+    ],
 )
 def test_a_text_is_taken_as_it_stands(text):
     """Blanks, colons and all: what a setting says is what is used."""
