@@ -116,6 +116,26 @@ def name_start_page(app: Any, pagename: str, templatename: str, context: dict[st
         context["title"] = f"{context['docstitle']}: PPO for language models"
 
 
+LOST = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">
+<meta name="color-scheme" content="light dark"><title>No such page</title></head>
+<body style="max-width: 40rem; margin: 4rem auto; padding: 0 1rem; font: 1.1rem/1.6 system-ui, sans-serif">
+<h1>No such page</h1>
+<p>The book has no page of this address; it may have another name by now.</p>
+<p><a href="{address}/">The book's start</a> has the map of the chapters,
+<a href="{address}/search.html">the search</a> finds words and symbols.</p>
+</body>
+</html>
+"""
+
+
+def write_lost_page(folder: Path, address: str) -> None:
+    """What GitHub's pages show for an address that is none, at whatever depth: so its links are whole ones."""
+    if address:
+        (folder / "404.html").write_text(LOST.format(address=address), encoding="utf-8")
+
+
 def finish(app: Any, error: Exception | None) -> None:
     """The site carries its library, and GitHub's pages are to show it as it is."""
     if error is None and app.builder.name == "html":
@@ -123,6 +143,7 @@ def finish(app: Any, error: Exception | None) -> None:
         make_smaller(Path(app.outdir))
         mend_pages(Path(app.outdir))
         write_tips(Path(app.outdir))
+        write_lost_page(Path(app.outdir), book_address())
         (Path(app.outdir) / ".nojekyll").touch()
 
 

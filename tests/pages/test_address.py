@@ -112,6 +112,14 @@ def test_a_notebook_reads_well_in_any_editor(path):
     assert [found["slug"] for found in book_extension.LINK.finditer(text) if found["slug"] not in known] == []
 
 
+def test_who_is_lost_on_the_site_finds_the_book_whatever_the_depth(tmp_path):
+    book_extension.write_lost_page(tmp_path, "")
+    assert not list(tmp_path.iterdir())  # opened from a disk there is nobody to show it
+    book_extension.write_lost_page(tmp_path, "https://somebody.example/proximal")
+    links = re.findall(r'href="([^"]*)"', (tmp_path / "404.html").read_text(encoding="utf-8"))
+    assert links == ["https://somebody.example/proximal/", "https://somebody.example/proximal/search.html"]
+
+
 @pytest.mark.slow
 def test_the_built_book_holds_its_library():
     html = built_book()
