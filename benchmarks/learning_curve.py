@@ -230,7 +230,12 @@ def table(stored: dict[str, Any]) -> list[str]:
             f"score about episode {last * ROWS:,}",
             [spread([near(rows, last, "score") for rows in each]) for each in sides.values()],
         )
-    add("KL there", [spread([near(rows, length, "kl") for rows in each]) for each in sides.values()])
+    add("KL there, nats per answer", [spread([near(rows, length, "kl") for rows in each]) for each in sides.values()])
+    for low in (1, 2, 3):
+        there = [
+            [row["score"] for rows in each for row in rows if low <= row["kl"] < low + 1] for each in sides.values()
+        ]
+        add(f"score while the KL is {low} to {low + 1}", [f"{statistics.mean(at):.2f}" if at else "–" for at in there])
     if "trl" in sides:
         whole = statistics.mean(rows[length - 1]["cpu_seconds"] for rows in sides["trl"])
         spent = {side: [rows[length - 1]["cpu_seconds"] / whole for rows in each] for side, each in sides.items()}
@@ -238,9 +243,9 @@ def table(stored: dict[str, Any]) -> list[str]:
         third = statistics.mean(rows[length // 3 - 1]["cpu_seconds"] for rows in sides["trl"])
         cells = []
         for each in sides.values():
-            there = [sum(row["cpu_seconds"] <= third for row in rows) for rows in each]
-            cells.append(spread([near(rows, last, "score") for rows, last in zip(each, there, strict=True)]))
-        add(f"score when TRL has had CPU time for {length // 3 * ROWS:,}", cells)
+            ends = [sum(row["cpu_seconds"] <= third for row in rows) for rows in each]
+            cells.append(spread([near(rows, last, "score") for rows, last in zip(each, ends, strict=True)]))
+        add(f"score after the CPU time of TRL's first {length // 3 * ROWS:,} episodes", cells)
     return lines
 
 
