@@ -117,6 +117,21 @@ MUTATIONS: Table = {
         Mutation("norms: by their name alone", "quicken_norms", "_ and agrees(m)", "_"),
         Mutation("norms: for good", "quicken_norms", "RMSNorm if wanted else own", "RMSNorm"),
     ],
+    ("test_optimizer", "share_of"): [
+        Mutation("optimizer: no schedule", "Optimizer.step", "self.learning_rate * scale", "self.learning_rate"),
+    ],
+    ("test_sft", "mean_over or schedule"): [
+        Mutation("sft: a sum of tokens", "SFTTrainer.step", "parameter.grad /= tokens", "pass"),
+        Mutation("sft: another rate is told", "SFTTrainer.step", "self.config.learning_rate * rate", "rate"),
+    ],
+    ("test_dpo", "schedule"): [
+        Mutation(
+            "dpo: another rate is told",
+            "DPOTrainer.step",
+            "self.config.learning_rate * rate",
+            "self.config.learning_rate",
+        ),
+    ],
     ("test_rotation", ""): [
         Mutation("rotation: by its name alone", "rebound", "_ and agrees(...)", "_"),
         Mutation("rotation: for good", "quicken_rotation", "quick if wanted else own", "quick"),

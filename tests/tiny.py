@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
-from ppo_lib.trainers.optimizer import Trainer
+from ppo_lib.trainers.optimizer import Trainer, warmup_then_decay
 
 EOS, PAD = 0, 1  # ids in the byte-level vocabulary below
 MANY_EOS = [EOS, *range(2, 40)]  # so that answers end, and are of many lengths
@@ -125,6 +125,15 @@ def check_equal_updates(updates: list[tuple[dict[str, float], list[torch.Tensor]
         assert other_metrics == pytest.approx(metrics, abs=1e-6)
         for a, b in zip(parameters, other_parameters, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def check_schedule(trainer: Trainer, steps: int) -> None:
+    """Every step is taken, and reported, at the learning rate that the schedule has for it."""
+    for done in range(steps):
+        expected = trainer.config.learning_rate * warmup_then_decay(done, trainer.iterations)
+        assert trainer.step()["learning_rate"] == pytest.approx(expected)
+        assert trainer.optimizer.adam.param_groups[0]["lr"] == pytest.approx(expected)
+    assert 0 < expected < trainer.config.learning_rate
 
 
 def check_goes_on(trainer: Trainer, resumed: Trainer, before: int, after: int) -> None:

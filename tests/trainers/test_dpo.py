@@ -4,7 +4,17 @@ import math
 
 import pytest
 import torch
-from tiny import GARBAGE, check_equal_updates, check_goes_on, copies, only_these_move, plain, ragged, randomise
+from tiny import (
+    GARBAGE,
+    check_equal_updates,
+    check_goes_on,
+    check_schedule,
+    copies,
+    only_these_move,
+    plain,
+    ragged,
+    randomise,
+)
 
 from ppo_lib.formulas.dpo import dpo_loss, implicit_rewards
 from ppo_lib.formulas.losses import bradley_terry_loss
@@ -172,6 +182,10 @@ def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
     trainer, resumed = (build(build_tiny(), **options) for _ in range(2))
     check_goes_on(trainer, resumed, 5, 15)
     assert trainer.evaluate([("A new one?", good, bad) for good in GOOD for bad in BAD])["accuracy"] > 0.9
+
+
+def test_the_learning_rate_follows_the_schedule(build_tiny):
+    check_schedule(build(build_tiny(), batch=9, microbatch=9), 4)
 
 
 def test_only_the_actors_adapter_moves_and_what_is_saved_answers_the_same(build_tiny, tmp_path):

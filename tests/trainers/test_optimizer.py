@@ -59,6 +59,15 @@ def test_the_optimizer_is_adamw_with_clipped_gradients():
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_a_step_goes_as_far_as_its_share_of_the_learning_rate(scale):
+    weight = nn.Parameter(torch.tensor([3.0, -2.0]))
+    optimizer = Optimizer([weight], 0.1, max_grad_norm=1.0)
+    (weight**2).sum().backward()
+    optimizer.step(scale)  # Adam's first step is as long as the rate, whatever the gradient
+    torch.testing.assert_close(weight, torch.tensor([3.0 - 0.1 * scale, -2.0 + 0.1 * scale]))
+
+
 def test_the_optimizer_goes_on_bit_for_bit_and_its_state_is_a_copy():
     parameters = [nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(i))) for i in range(2)]
     optimizer = Optimizer(parameters, 0.1, 1.0)

@@ -5,7 +5,17 @@ from itertools import chain
 
 import pytest
 import torch
-from tiny import EOS, MANY_EOS, check_equal_updates, check_goes_on, copies, only_these_move, plain, randomise
+from tiny import (
+    EOS,
+    MANY_EOS,
+    check_equal_updates,
+    check_goes_on,
+    check_schedule,
+    copies,
+    only_these_move,
+    plain,
+    randomise,
+)
 
 from ppo_lib.formulas.losses import bradley_terry_loss
 from ppo_lib.models.actor_critic import ActorCritic
@@ -82,6 +92,10 @@ def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
     held_out = [("A new one?", good, bad) for good in GOOD for bad in BAD]
     assert trainer.evaluate(held_out)["accuracy"] > 0.9
     assert trainer.evaluate(held_out)["loss"] < 0.3
+
+
+def test_the_learning_rate_follows_the_schedule(build_tiny):
+    check_schedule(build(build_tiny(), batch=9, microbatch=9), 4)
 
 
 def test_only_its_own_adapter_and_head_move(build_tiny):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import EOS, PAD, check_equal_updates, check_goes_on, copies, only_these_move, plain
+from tiny import EOS, PAD, check_equal_updates, check_goes_on, check_schedule, copies, only_these_move, plain
 from transformers import AutoModelForCausalLM
 
 from ppo_lib.formulas.losses import sft_loss
@@ -43,6 +43,15 @@ def test_one_two_and_seven_microbatches_give_one_update(build_tiny, rank):
     check_equal_updates(after)
 
 
+def test_the_gradient_is_that_of_the_mean_over_all_tokens(build_tiny):
+    trainer = build(build_tiny(dtype="float64"), batch=len(PAIRS), microbatch=4)
+    trainer.loss(*zip(*PAIRS, strict=True))[0].backward()
+    gradients = [p.grad for p in trainer.optimizer.parameters if p.grad is not None]
+    expected = torch.nn.utils.get_total_norm(gradients)
+    trainer.optimizer.adam.zero_grad()
+    assert trainer.step()["grad_norm"] == pytest.approx(float(expected))
+
+
 @pytest.mark.parametrize("rank", [0, 4])
 def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny, rank):
     options = {"lora_rank": rank, "epochs": 12, "batch": 5, "microbatch": 3}
@@ -73,6 +82,10 @@ def test_it_is_evaluated_in_microbatches_and_every_token_weighs_the_same(build_t
 def test_iterations_are_epochs_times_batches(build_tiny):
     assert build(build_tiny(), epochs=3, batch=5, microbatch=5).iterations == 9
     assert build(build_tiny(), epochs=2, batch=64, microbatch=5).iterations == 2
+
+
+def test_the_learning_rate_follows_the_schedule(build_tiny):
+    check_schedule(build(build_tiny(), epochs=2, batch=5, microbatch=5), 4)
 
 
 def test_with_an_adapter_the_backbone_does_not_move(build_tiny):
