@@ -184,6 +184,10 @@ def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
     assert trainer.evaluate([("A new one?", good, bad) for good in GOOD for bad in BAD])["accuracy"] > 0.9
 
 
+def test_a_part_of_a_batch_is_none(build_tiny):
+    assert build(build_tiny(), epochs=2, batch=14, microbatch=14).iterations == 4  # of 36 pairs
+
+
 def test_the_learning_rate_follows_the_schedule(build_tiny):
     check_schedule(build(build_tiny(), batch=9, microbatch=9), 4)
 

@@ -94,6 +94,10 @@ def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(build_tiny):
     assert trainer.evaluate(held_out)["loss"] < 0.3
 
 
+def test_a_part_of_a_batch_is_none(build_tiny):
+    assert build(build_tiny(), epochs=2, batch=27, microbatch=27).iterations == 2  # three of four rankings at a time
+
+
 def test_the_learning_rate_follows_the_schedule(build_tiny):
     check_schedule(build(build_tiny(), batch=9, microbatch=9), 4)
 

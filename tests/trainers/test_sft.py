@@ -82,6 +82,7 @@ def test_it_is_evaluated_in_microbatches_and_every_token_weighs_the_same(build_t
 def test_iterations_are_epochs_times_batches(build_tiny):
     assert build(build_tiny(), epochs=3, batch=5, microbatch=5).iterations == 9
     assert build(build_tiny(), epochs=2, batch=64, microbatch=5).iterations == 2
+    assert build(build_tiny(), epochs=2, batch=4, microbatch=4).iterations == 6  # of 15; a part of a batch is none
 
 
 def test_the_learning_rate_follows_the_schedule(build_tiny):
