@@ -20,7 +20,8 @@
   };
   const fit = (table) => {
     table.classList.remove("stacked");
-    const stacked = narrow.matches && table.scrollWidth > table.clientWidth + 2;
+    const room = Math.min(table.clientWidth, table.parentElement.clientWidth); // the theme's frame scrolls, or the table
+    const stacked = narrow.matches && table.scrollWidth > room + 2;
     table.classList.toggle("stacked", stacked);
     for (const [tag, role] of roles) // as blocks they would lose their meaning for those who listen
       for (const part of [table, ...table.querySelectorAll(tag)].filter((each) => each.matches(tag)))

@@ -92,7 +92,7 @@ TABLES = """
     const cells = [...table.querySelectorAll('td')], seen = each => each.checkVisibility();
     return {
       list: table.matches('.stacked'),
-      wide: table.scrollWidth > table.clientWidth + 2,
+      wide: table.scrollWidth > Math.min(table.clientWidth, table.parentElement.clientWidth) + 2,
       longest: Math.max(0, ...cells.map(cell => cell.textContent.length)),
       columns: [...table.querySelectorAll('.column')].filter(seen).length,
       empty: cells.filter(seen).filter(cell => cell.textContent.trim() === '–').length,
