@@ -5,7 +5,7 @@
   const narrow = matchMedia("(max-width: 576px)");
   const roles = [["table", "table"], ["tbody", "rowgroup"], ["tr", "row"], ["td", "cell"]];
 
-  const columns = (table) => [...table.querySelectorAll("thead tr:last-child th")];
+  const columns = (table) => [...(table.tHead?.rows[0]?.cells ?? [])]; // the corner, too: it may be a td
   const namedBy = ({ innerHTML }) => Object.assign(document.createElement("span"), { className: "column", innerHTML });
   const prose = (table) => [...table.querySelectorAll("td")].some((cell) => cell.textContent.length > SENTENCE);
 

@@ -97,6 +97,10 @@ TABLES = """
       columns: [...table.querySelectorAll('.column')].filter(seen).length,
       empty: cells.filter(seen).filter(cell => cell.textContent.trim() === '–').length,
       role: table.getAttribute('role'),
+      misnamed: [...table.querySelectorAll('.column')].filter(
+        name => name.textContent !== table.tHead.rows[0].cells[name.parentElement.cellIndex].textContent).length,
+      unnamed: [...table.querySelectorAll('tbody td:nth-child(n+2):not(.nothing)')].filter(
+        cell => table.tHead?.rows[0].cells[cell.cellIndex].textContent && !cell.querySelector('.column')).length,
     };
   })
 """
@@ -111,7 +115,8 @@ def test_a_wide_table_of_sentences_is_a_list_on_a_phone_and_a_table_elsewhere(br
         for table in visit.page.evaluate(TABLES):
             assert not (table["wide"] and table["longest"] > 60), table
             assert bool(table["columns"]) == table["list"] == (table["role"] == "table")
-            assert not (table["list"] and table["empty"])
+            assert not (table["list"] and (table["empty"] or table["unnamed"])), table
+            assert not table["misnamed"], table
         visit.page.set_viewport_size({"width": 1280, "height": 900})
         for table in visit.page.evaluate(TABLES):
             assert not table["list"]
