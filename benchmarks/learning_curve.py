@@ -225,7 +225,8 @@ def table(stored: dict[str, Any]) -> list[str]:
     def add(what: str, cells: list[str]) -> None:
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
 
-    for last in (length // 3, 2 * length // 3, length):
+    first = max(1, length // 3)
+    for last in sorted({first, 2 * length // 3 or 1, length}):
         add(
             f"score about episode {last * ROWS:,}",
             [spread([near(rows, last, "score") for rows in each]) for each in sides.values()],
@@ -240,12 +241,12 @@ def table(stored: dict[str, Any]) -> list[str]:
         whole = statistics.mean(rows[length - 1]["cpu_seconds"] for rows in sides["trl"])
         spent = {side: [rows[length - 1]["cpu_seconds"] / whole for rows in each] for side, each in sides.items()}
         add("CPU time of all, TRL's being 1", [f"{statistics.mean(each):.2f}" for each in spent.values()])
-        third = statistics.mean(rows[length // 3 - 1]["cpu_seconds"] for rows in sides["trl"])
+        third = statistics.mean(rows[first - 1]["cpu_seconds"] for rows in sides["trl"])
         cells = []
         for each in sides.values():
-            ends = [sum(row["cpu_seconds"] <= third for row in rows) for rows in each]
+            ends = [max(1, sum(row["cpu_seconds"] <= third for row in rows)) for rows in each]
             cells.append(spread([near(rows, last, "score") for rows, last in zip(each, ends, strict=True)]))
-        add(f"score after the CPU time of TRL's first {length // 3 * ROWS:,} episodes", cells)
+        add(f"score after the CPU time of TRL's first {first * ROWS:,} episodes", cells)
     return lines
 
 
