@@ -545,3 +545,23 @@ def test_weights_that_are_nan_are_named(tiny_folder, tmp_path):
 def test_rotary_positions_that_turn_with_the_longest_row_limit_the_context(tiny_folder, tmp_path):
     rotary = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}
     assert Backbone.from_pretrained(changed(tiny_folder, tmp_path, rope_parameters=rotary)).context_length == 64
+
+
+def test_an_adapter_counts_twice_and_begins_by_its_seed(build_tiny):
+    backbone = build_tiny()
+    for name, seed in (("a", 0), ("b", 1)):
+        backbone.add_adapter(name, rank=4, seed=seed)
+    layer = backbone.causal_lm.model.layers[0].self_attn.q_proj
+    assert layer.scaling == {"a": 2.0, "b": 2.0}
+    assert not torch.equal(layer.lora_A["a"].weight, layer.lora_A["b"].weight)
+    first, again, other = (
+        RewardModel(build_tiny(), 4, seed=seed).backbone.adapter_parameters("reward")[0] for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_merged_model_generates_as_its_base_does(build_tiny):
+    backbone = build_tiny()
+    backbone.causal_lm.generation_config.eos_token_id = [0, 7]
+    assert backbone.merged(None).generation_config.eos_token_id == [0, 7]

@@ -19,6 +19,7 @@ from ppo_lib.models.tokens import (
     encode_responses,
     in_chat_form,
     pad_pairs,
+    pair_ids,
     shortened,
 )
 
@@ -248,6 +249,17 @@ def test_a_chat_template_that_cannot_be_used_is_refused_in_a_sentence(template, 
 def test_what_is_no_list_of_texts_is_refused(tokenizer, texts, words):
     with pytest.raises(BadInput, match=words):
         encode_prompts(tokenizer, texts)
+
+
+def test_what_just_fits_is_taken(tokenizer):
+    assert [len(ids) for ids in encode_prompts(tokenizer, ["four"], max_length=4)] == [4]
+    asked, answers = pair_ids(tokenizer, ["four"], ["six"], EOS, max_length=8)  # and the EOS
+    assert [len(asked[0]), len(answers[0])] == [4, 4]
+
+
+def test_a_prompt_that_is_nothing_but_an_eos_keeps_it(tokenizer):
+    assert encode_prompts(tokenizer, ["<eos>", "a<eos>"])[0] == [EOS]
+    assert len(encode_prompts(tokenizer, ["a<eos>"])[0]) == 1
 
 
 def test_what_is_too_long_loses_the_beginning_of_its_prompt_then_the_end_of_its_answer():

@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, EOS, PAD, byte_tokenizer, randomise
 
 from ppo_lib.models.actor_critic import ActorCritic
 from ppo_lib.models.tokens import pad_pairs
-from ppo_lib.sampling.rollout import REFUSED_SAMPLING, generate_text, sample
+from ppo_lib.sampling.rollout import REFUSED_SAMPLING, draw, generate_text, sample
 from ppo_lib.trainers.configuration import ConfigError, PPOConfig, read_config
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
@@ -232,3 +232,18 @@ def test_numbers_and_ids_that_cannot_be_sampled_with_are_refused(build_tiny, pro
 def test_one_text_in_place_of_a_list_is_refused(build_tiny):
     with pytest.raises(ValueError, match="would be read letter by letter; give a list of texts"):
         generate_text(build_tiny(), "one text")
+
+
+@pytest.mark.parametrize(
+    ("chances", "point", "token"),
+    [
+        ([0.0, 1.0], 0.0, 1),  # never one of probability 0
+        ([0.5, 0.0, 0.5], 0.5, 2),
+        ([0.2, 0.2], 0.4, 0),  # what does not add up to 1 is stretched to it
+        ([0.2, 0.2], 0.6, 1),
+        ([1.0, 0.0], 1.0, 1),  # no such point is drawn; if rounding made one, there would still be a token
+    ],
+)
+def test_the_token_is_where_the_point_falls_in_the_cumulative_distribution(chances, point, token):
+    drawn = draw(torch.tensor([chances], dtype=torch.float64), point=torch.tensor([point], dtype=torch.float64))
+    assert drawn.tolist() == [token]

@@ -438,6 +438,8 @@ def test_metrics_are_what_they_say(build):
     row = trainer.samples()[0]
     assert (row["prompt"], row["response"]) == (e.prompts[0], e.texts[0])
     assert row["score"] == pytest.approx(float(e.scores[0]))
+    assert row["kl"] == pytest.approx(float(kl[0]), abs=1e-5)
+    assert [row["finished"] for row in trainer.samples()] == e.finished[:4].tolist()
     expected = {
         *("iteration", "score_mean", "score_std", "gold_mean", "kl_k1", "kl_k3", "entropy", "clip_fraction"),
         *("approx_kl", "ratio_max", "policy_loss", "value_loss", "explained_variance", "grad_norm"),
@@ -445,6 +447,13 @@ def test_metrics_are_what_they_say(build):
         *("tokens_per_second", "peak_memory_bytes"),
     }
     assert expected <= set(trainer.step())
+
+
+def test_samples_are_of_the_iteration_whose_metrics_are_reported(build):
+    trainer = build()
+    for _ in range(2):
+        metrics = trainer.step()
+        assert {row["iteration"] for row in trainer.samples()} == {metrics["iteration"]}
 
 
 def test_the_kl_estimate_agrees_with_the_exact_kl_on_average(build):
