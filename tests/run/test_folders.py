@@ -238,6 +238,17 @@ def test_a_run_stopped_by_its_reader_resumes_to_the_same_end(tmp_path):
         assert contents(folder) == contents(tmp_path / "whole")
 
 
+def test_the_peak_of_memory_is_that_of_the_whole_run_however_often_it_was_resumed(tmp_path, monkeypatch):
+    for peak, stop in ((9 * 10**9, 2), (10**9, 5)):  # the first process held more
+        monkeypatch.setattr("ppo_lib.run.folders.peak_memory", lambda peak=peak: peak)
+        for metrics in fit(Walk(), RunFolder(tmp_path / "run", resume=stop == 5), checkpoint_every=1, progress=False):
+            if metrics["iteration"] == stop:
+                break
+    for _ in fit(Walk(), RunFolder(tmp_path / "run", resume=True), checkpoint_every=1, progress=False):
+        pass
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["peak_memory_bytes"] == 9 * 10**9
+
+
 class Killer:
     """Kills this process with SIGKILL just before its n-th act on the disk (or in its middle)."""
 
