@@ -40,11 +40,27 @@ NO_BOUND = 1e9  # on the gradient's length: TRL's trainer has none
 Row = dict[str, float]
 
 
+def as_classifier(backbone: Any, judge: Any = None) -> Any:
+    """What TRL takes for a judge or a critic: the SFT model's body and one output.
+
+    It is the judge, with its adapter merged and its scale in the head; without one it says 0.
+    """
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    model = LlamaForSequenceClassification(backbone.causal_lm.config).eval()
+    model.model.load_state_dict(backbone.merged("reward" if judge else None).model.state_dict())
+    model.score = torch.nn.Linear(backbone.hidden_size, 1)
+    with torch.no_grad():
+        model.score.weight.copy_(judge.head.weight / judge.std if judge else torch.zeros(()))
+        model.score.bias.copy_((judge.head.bias - judge.mean) / judge.std if judge else torch.zeros(()))
+    return model
+
+
 def run_trl(seed: int, iterations: int) -> list[Row]:
     """TRL's curve, a row for each iteration."""
-    import torch
     from datasets import Dataset
-    from transformers import LlamaForSequenceClassification, TrainerCallback
+    from transformers import TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     from ppo_lib.models.backbone import Backbone
@@ -54,19 +70,7 @@ def run_trl(seed: int, iterations: int) -> list[Row]:
     backbone = Backbone.from_pretrained("pocket:sft")
     judge = RewardModel.from_pretrained("pocket", backbone)
 
-    def scorer(adapter: str | None) -> Any:
-        """A model with one output on the SFT model's body, which says 0."""
-        model = LlamaForSequenceClassification(backbone.causal_lm.config)
-        model.model.load_state_dict(backbone.merged(adapter).model.state_dict())
-        model.score = torch.nn.Linear(backbone.hidden_size, 1)
-        torch.nn.init.zeros_(model.score.weight)
-        torch.nn.init.zeros_(model.score.bias)
-        return model
-
-    reward, value = scorer("reward"), scorer(None)
-    with torch.no_grad():
-        reward.score.weight.copy_(judge.head.weight / judge.std)
-        reward.score.bias.copy_((judge.head.bias - judge.mean) / judge.std)
+    reward, value = as_classifier(backbone, judge), as_classifier(backbone)
     rows: list[Row] = []
 
     class Notes(TrainerCallback):

@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.import_utils import is_gguf_available
 
 from ppo_lib.errors import BadInput, reading
 
 MAGIC = b"GGUF"
-KEEPS_ROUNDED = hasattr(transformers, "GgufConfig")  # from transformers 5.23 on
 
 
 def is_gguf(path: Path) -> bool:
@@ -55,12 +60,10 @@ def load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     """
     config, _ = gguf_shape(file)
     load: Any = AutoModelForCausalLM.from_pretrained
-    # Newer versions would leave weights rounded where they can, and warn of it where they cannot.
-    as_floats = {"quantization_config": transformers.GgufConfig(dequantize=True)} if KEEPS_ROUNDED else {}
+    # Left alone, transformers keeps weights rounded where it can, and warns of it in half precision where it cannot.
+    options = {"dtype": dtype, "quantization_config": GgufConfig(dequantize=True), "output_loading_info": True}
     with gguf_refusals(file):
-        model, report = load(
-            file.parent, gguf_file=file.name, config=config, dtype=dtype, output_loading_info=True, **as_floats
-        )
+        model, report = load(file.parent, gguf_file=file.name, config=config, **options)
     for owner, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
         if hasattr(owner, name):
             delattr(owner, name)  # else save_pretrained refuses

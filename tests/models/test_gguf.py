@@ -54,7 +54,7 @@ def test_weights_are_not_left_rounded_where_transformers_can(file, monkeypatch):
     load = AutoModelForCausalLM.from_pretrained
     monkeypatch.setattr(gguf.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: asked.update(k) or load(*a, **k))
     load_causal_lm(file)
-    assert not gguf.KEEPS_ROUNDED or asked["quantization_config"].dequantize
+    assert asked["quantization_config"].dequantize
 
 
 def test_its_shape_is_read_once_and_nobody_can_change_it_for_others(file, monkeypatch):
