@@ -120,6 +120,14 @@ def test_who_is_lost_on_the_site_finds_the_book_whatever_the_depth(tmp_path):
     assert links == ["https://somebody.example/proximal/", "https://somebody.example/proximal/search.html"]
 
 
+def test_the_page_for_the_lost_is_written_with_the_site(tmp_path, monkeypatch):
+    for name in ("build_wheel", "make_smaller", "mend_pages", "write_tips"):
+        monkeypatch.setattr(book_extension, name, lambda folder: None)
+    monkeypatch.setattr(book_extension, "book_address", lambda: "https://somebody.example/proximal")
+    book_extension.finish(SimpleNamespace(builder=SimpleNamespace(name="html"), outdir=str(tmp_path)), None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".nojekyll", "404.html"]
+
+
 @pytest.mark.slow
 def test_the_built_book_holds_its_library():
     html = built_book()
